@@ -1,0 +1,141 @@
+"""Transformation families and the differentiable augmenter: T → matrix → warp.
+
+A family spans a subspace of the Lie algebra of the plane's affine maps. Coefficients T in the box
+[−1, 1]^D weigh its generators G_d, and the matrix exponential turns the sum into a map:
+
+    M(T) = exp(Σ_d T_d G_d),      A_T(I)(p) = I(M(T) p).
+
+Convention (the one of torch's affine_grid and grid_sample):
+    shapes       images (B, C, H, W); T (S, B, D) or (B, D); matrices (…, 2, 3)
+    coordinates  x to the right, y down, −1 and +1 at the picture's outer edges (align_corners=False)
+    direction    M maps a point p of the output to the point of the input that is shown there, so a
+                 positive rotation turns what one sees counter-clockwise, a positive x translation
+                 moves it to the left, a positive scale makes it smaller
+    padding      what comes from outside the picture is 0
+
+Source: Singhal et al. 2023, section 4 (the six affine generators); Hall, Lie Groups, chapter 2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import Registry, check_coefficients, check_images
+
+# One generator a row: what the coefficient 1 means is in the comment. A translation by 1 is half a
+# picture; exp(0.5) is the largest change of size or aspect.
+GENERATORS = {
+    "translation x": [[0, 0, 1], [0, 0, 0], [0, 0, 0]],  # half the picture's width
+    "translation y": [[0, 0, 0], [0, 0, 1], [0, 0, 0]],  # half the picture's height
+    "rotation": [[0, -pi, 0], [pi, 0, 0], [0, 0, 0]],  # 180 degrees: the box is the full circle
+    "scale": [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0]],  # both axes by exp(0.5)
+    "stretch": [[0.5, 0, 0], [0, -0.5, 0], [0, 0, 0]],  # x by exp(0.5), y by exp(−0.5)
+    "shear": [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]],  # the stretch along the diagonals
+}
+
+
+def exponential(A: Tensor) -> Tensor:
+    """exp(A)'s upper two rows, for any A (…, 3, 3)."""
+    return torch.linalg.matrix_exp(A)[..., :2, :]
+
+
+def rigid_exponential(A: Tensor) -> Tensor:
+    """exp(A)'s upper two rows in closed form, for A (…, 3, 3) made of rotation and translation.
+
+    With angle θ and translation t: rotation R(θ), translation V t with
+    V = [[sin θ, −(1 − cos θ)], [1 − cos θ, sin θ]] / θ, both written so that θ = 0 is no exception.
+    """
+    θ, t = A[..., 1, 0], A[..., :2, 2]
+    cos, sin = torch.cos(θ), torch.sin(θ)
+    a = torch.sinc(θ / pi)  # sin θ / θ
+    b = torch.sin(θ / 2) * torch.sinc(θ / (2 * pi))  # (1 − cos θ) / θ
+    x = a * t[..., 0] - b * t[..., 1]
+    y = b * t[..., 0] + a * t[..., 1]
+    return torch.stack([cos, -sin, x, sin, cos, y], -1).unflatten(-1, (2, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class TransformFamily:
+    """Transformations with D coefficients T in the box [−1, 1]^D.
+
+    names: of the coefficients, D strings.
+    generators: (D, 3, 3) float64, in units such that 1 is the largest transformation meant.
+    periodic: for each coefficient, whether −1 and 1 are the same transformation.
+    exp: (…, 3, 3) → (…, 2, 3), the matrix exponential or a closed form of it.
+
+    >>> family = FAMILIES["rotation"]
+    >>> family.matrix(torch.tensor([0.5])).round(decimals=3) + 0.0  # a quarter turn
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.]])
+    >>> family.warp(torch.rand(8, 1, 28, 28), torch.zeros(20, 8, 1)).shape
+    torch.Size([20, 8, 1, 28, 28])
+    """
+
+    names: tuple[str, ...]
+    generators: Tensor
+    periodic: tuple[bool, ...]
+    exp: Callable[[Tensor], Tensor] = exponential
+
+    @property
+    def dim(self) -> int:
+        """D, the number of coefficients."""
+        return len(self.names)
+
+    def matrix(self, T: Tensor) -> Tensor:
+        """M(T) = exp(Σ T_d G_d), (…, D) → (…, 2, 3): from output to input coordinates."""
+        return self.exp(torch.einsum("...d,dij->...ij", T, _generators(self, T.device, T.dtype)))
+
+    def warp(self, images: Tensor, T: Tensor, validate: bool = True) -> Tensor:
+        """The transformed images A_T(I), bilinear, differentiable in both arguments.
+
+        images: (B, C, H, W), floats in [0, 1].
+        T: (B, D) gives (B, C, H, W); (S, B, D) gives (S, B, C, H, W), S transformations of each.
+        validate: look for values outside [0, 1] and outside the box (on a GPU this waits for it).
+        Raises ValueError if shapes or values are not as said.
+
+        >>> FAMILIES["translation"].warp(torch.eye(4)[None, None], torch.tensor([[0.5, 0.0]]))[0, 0]
+        tensor([[0., 0., 0., 0.],
+                [1., 0., 0., 0.],
+                [0., 1., 0., 0.],
+                [0., 0., 1., 0.]])
+        """
+        check_images(images, values=validate)
+        if T.ndim not in (2, 3) or T.shape[-2:] != (len(images), self.dim):
+            raise ValueError(
+                f"T: expected shape (S, B, D) or (B, D) with B = {len(images)} and D = {self.dim}, got {tuple(T.shape)}"
+            )
+        if validate:
+            check_coefficients(T, self.dim)
+        B, C, H, W = images.shape
+        M = self.matrix(T)
+        if H != W:  # turn in pixels, where a circle is round, not in normalised coordinates
+            M = M * M.new_tensor([[1, H / W, 1], [W / H, 1, 1]])
+        grid = F.affine_grid(M.flatten(0, -3), [M.shape[:-2].numel(), C, H, W], align_corners=False)
+        images = images.expand(*T.shape[:-1], C, H, W)
+        warped = F.grid_sample(images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return warped.view(images.shape)
+
+
+@lru_cache  # moved to a device once, not at every step
+def _generators(family: TransformFamily, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return family.generators.to(device, dtype)
+
+
+def _family(*names: str, exp=exponential) -> TransformFamily:
+    generators = torch.tensor([GENERATORS[name] for name in names], dtype=torch.float64)
+    # An angle wraps: +1 and −1 turn alike. (Beside a translation t the same map is (t, 1) and (−t, −1).)
+    return TransformFamily(names, generators, tuple(name == "rotation" for name in names), exp)
+
+
+FAMILIES = Registry(
+    "family",
+    rotation=_family("rotation", exp=rigid_exponential),
+    translation=_family("translation x", "translation y", exp=rigid_exponential),
+    rotation_translation=_family("translation x", "translation y", "rotation", exp=rigid_exponential),
+    affine=_family(*GENERATORS),
+)

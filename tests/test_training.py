@@ -1,0 +1,196 @@
+"""Laws of training: it learns, it repeats, it resumes exactly, and it fails with a word of advice."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowinv.model import InvariantClassifier
+from flowinv.training import CheckpointError, Settings, fit, pick_device
+
+SETTINGS = Settings(epochs=4, batch_size=16, burn_in=1)
+
+
+@pytest.fixture
+def data():
+    """Two classes, the bright half above or below: 48 pictures."""
+    labels = torch.arange(48) % 2
+    images = 0.4 * torch.rand(48, 1, 28, 28)
+    images[labels == 0, :, :14] += 0.5
+    images[labels == 1, :, 14:] += 0.5
+    return images, labels
+
+
+def build(family="rotation"):
+    torch.manual_seed(3)
+    return InvariantClassifier.build("flow", family, in_channels=1, classes=2, width=4)
+
+
+def train(data, settings=SETTINGS, model=None, **options):
+    model = model or build()
+    history = fit(model, *data, settings, device="cpu", progress=False, **options)
+    return model, history
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def losses(history):
+    return [row["loss"] for row in history]
+
+
+def test_it_learns_and_repeats(data):
+    model, history = train(data, replace(SETTINGS, epochs=12))
+    assert (model.predict(data[0], 0).argmax(-1) == data[1]).float().mean() > 0.9
+    again, history_again = train(data, replace(SETTINGS, epochs=12))
+    assert same(model, again) and losses(history) == losses(history_again)
+    other, _ = train(data, replace(SETTINGS, epochs=12, seed=1))
+    assert not same(model, other)
+
+
+def test_burn_in_trains_the_classifier_alone(data):
+    before = build()
+    after, history = train(data, replace(SETTINGS, epochs=1))
+    assert same(before.q, after.q) and not same(before.classifier, after.classifier)
+    assert history[0]["entropy"] is None
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resuming_gives_the_same_bits(data, tmp_path, stop_after):
+    uninterrupted, history = train(data)
+    path = tmp_path / "run" / "a.safetensors"
+
+    def stop(model):
+        if path.exists() and len(seen) == stop_after:
+            raise Stop
+        seen.append(1)
+        return {}
+
+    seen = []
+    with pytest.raises(Stop):
+        train(data, checkpoint=path, each_epoch=stop)
+    torch.rand(5)  # whatever else happened meanwhile
+    resumed, history_resumed = train(data, checkpoint=path)
+    assert same(uninterrupted, resumed)
+    assert losses(history) == losses(history_resumed)
+    finished, _ = train(data, checkpoint=path)  # nothing left to do
+    assert same(finished, resumed)
+
+
+def test_looking_on_does_not_change_training(data):
+    _, history = train(data)
+    _, watched = train(data, each_epoch=lambda model: {"noise": torch.rand(1).item()})
+    assert losses(history) == losses(watched) and "noise" in watched[0]
+
+
+def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
+    path = tmp_path / "a.safetensors"
+    train(data, checkpoint=path)
+    content = path.read_bytes()
+    cases = [
+        (build("affine"), SETTINGS, "holds another model"),
+        (build(), replace(SETTINGS, alpha=0.1), r"trained with alpha 0.3 \(now 0.1\)"),
+    ]
+    for model, settings, message in cases:
+        before = [p.clone() for p in model.parameters()]
+        with pytest.raises(CheckpointError, match=message) as error:
+            train(data, settings, model, checkpoint=path)
+        assert "\n" not in str(error.value)
+        assert path.read_bytes() == content
+        assert all(torch.equal(x, y) for x, y in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"{}" + b[2:], lambda b: b""])
+def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
+    path = tmp_path / "a.safetensors"
+    train(data, checkpoint=path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        train(data, checkpoint=path)
+
+
+def test_a_failed_write_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+
+    def full(*args):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(1)
+        replace_file(*args)
+
+    written, replace_file = [], os.replace
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(CheckpointError, match="free some space"):
+        train(data, checkpoint=path)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    uninterrupted, _ = train(data)
+    resumed, _ = train(data, checkpoint=path)
+    assert same(uninterrupted, resumed)
+
+
+def test_a_folder_that_cannot_be_made_is_a_one_line_error(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="choose another folder") as error:
+        train(data, checkpoint=tmp_path / "file" / "a.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_not_finite_stops_training(data):
+    model = build()
+    with torch.no_grad():
+        model.q.flow.layers[0].network.third.bias.fill_(torch.nan)
+    with pytest.raises((FloatingPointError, ValueError), match="nan|finite"):
+        train(data, model=model)
+
+
+def test_an_impossible_entropy_stops_training(data, monkeypatch):
+    from flowinv import flows
+
+    log_prob = flows.BoxDistribution.log_prob
+    monkeypatch.setattr(flows.BoxDistribution, "log_prob", lambda self, T: log_prob(self, T) - 1)
+    with pytest.raises(FloatingPointError, match="which no density on the box has"):
+        train(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x, y: (x * 255, y), r"values in \[0, 1\]"),
+        (lambda x, y: (x[:, 0], y), r"\(B, C, H, W\)"),
+        (lambda x, y: ((x * 255).byte(), y), "expected floats"),
+        (lambda x, y: (x.index_fill(0, torch.tensor([5]), torch.nan), y), "NaN"),
+        (lambda x, y: (x, y + 1), "labels: expected 0 to 1"),
+        (lambda x, y: (x, y.float()), "labels: expected int64"),
+        (lambda x, y: (x, y[:-1]), "labels: expected int64 with shape"),
+    ],
+)
+def test_bad_data_is_a_one_line_error(data, spoil, message):
+    with pytest.raises(ValueError, match=message) as error:
+        train(spoil(*data))
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for bad in ({"epochs": 0}, {"lr": -1.0}, {"batch_size": 0}, {"alpha": -0.1}):
+        with pytest.raises(ValueError, match="expected"):
+            Settings(**bad)
+
+
+def test_the_device_is_one_that_is_there():
+    torch.zeros(1, device=pick_device())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_runs_on_a_gpu(data, tmp_path):
+    model = build()
+    fit(model, *data, SETTINGS, device="cuda", progress=False, checkpoint=tmp_path / "a")
+    resumed = build()
+    fit(resumed, *data, SETTINGS, device="cuda", progress=False, checkpoint=tmp_path / "a")
+    assert next(model.parameters()).is_cuda and same(model, resumed)
