@@ -1,0 +1,58 @@
+"""The chapters as a reader on Colab meets them."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """An environment with everything but flowinv, as Colab has it, and the checkout's wheel.
+
+    It sees this environment's packages through a .pth file. Python does not follow the .pth files of
+    a folder that came in through one, so the editable flowinv is not among them.
+    """
+    folder = tmp_path_factory.mktemp("colab")
+    run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: E731
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", ROOT)
+    run(sys.executable, "-m", "venv", folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
+    (site / "everything-else.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    assert subprocess.run([python, "-c", "import flowinv"], capture_output=True).returncode, "flowinv is there already"
+    return python, wheel
+
+
+@pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
+    """From an empty folder, flowinv arriving only through the first cell, from the built wheel."""
+    python, wheel = elsewhere
+    notebook = nbformat.read(chapter, as_version=4)
+    where = "import flowinv; assert flowinv.__file__.startswith({!r}), flowinv.__file__"
+    notebook.cells.append(nbformat.v4.new_code_cell(where.format(str(python.parents[1]))))
+    nbformat.write(notebook, tmp_path / "chapter.ipynb")
+    environment = {
+        **os.environ,
+        "FLOWINV_PROFILE": "ci",
+        "FLOWINV_SOURCE": wheel.as_uri(),
+        "FLOWINV_DATA": str(tmp_path / "empty"),
+        "TQDM_DISABLE": "1",
+    }
+    environment.pop("PYTHONPATH", None)
+    script = (
+        "import nbformat, sys; from nbclient import NotebookClient;"
+        "from jupyter_client.manager import KernelManager;"
+        "from jupyter_client.kernelspec import KernelSpec;"
+        "km = KernelManager(); km._kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']);"
+        "NotebookClient(nbformat.read('chapter.ipynb', 4), timeout=300, km=km).execute()"
+    )
+    result = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]

@@ -1,0 +1,117 @@
+"""What must agree across the project's files."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ADDRESS = PROJECT["urls"]["Repository"]
+CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
+every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def cells(path, kind=None):
+    return [c for c in json.loads(path.read_text())["cells"] if kind in (None, c["cell_type"])]
+
+
+def tracked():
+    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, cwd=ROOT)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def texts():
+    for path in tracked():
+        if path.suffix not in (".png", ".npz", ".safetensors", ".webp"):
+            yield path, path.read_text()
+
+
+def test_the_address_is_the_same_everywhere():
+    """pyproject.toml's is the one to change; this names the files that then disagree."""
+    owner_and_name = ADDRESS.removeprefix("https://github.com/")
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["repository"]["url"] == ADDRESS
+    found = 0
+    for path, text in texts():
+        for match in re.findall(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\"'\s)`]|$)|colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)", text):
+            name = match[0] or match[1]
+            if name.split("/")[1].startswith("flowinv"):
+                assert name == owner_and_name, f"{path} names {name}"
+                found += 1
+    assert found >= 8
+
+
+@every_chapter
+def test_a_chapter_installs_from_the_address_and_has_its_badge(path):
+    source = "".join(cells(path, "code")[0]["source"])
+    assert f'os.environ.get("FLOWINV_SOURCE", "git+{ADDRESS}")' in source
+    assert 'find_spec("flowinv") is None' in source
+    badge = f"{ADDRESS.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/book/{path.name}"
+    assert badge in "".join(cells(path)[0]["source"])
+
+
+@every_chapter
+def test_a_chapter_is_stored_as_it_ran(path):
+    """Kernel python3, every cell executed in order, no errors, warnings or widgets."""
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3" and "widgets" not in notebook["metadata"]
+    assert [c["execution_count"] for c in cells(path, "code")] == list(range(1, len(cells(path, "code")) + 1))
+    for cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error" and output.get("name") != "stderr"
+
+
+@every_chapter
+def test_every_figure_has_alternative_text(path):
+    for cell in cells(path, "code"):
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            assert len(cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")) > 20
+    for page in (ROOT / "book").glob("*.md"):
+        assert page.read_text().count("```{figure}") == page.read_text().count(":alt:")
+
+
+def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
+    named = set(re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text()))
+    there = {str(p.relative_to(ROOT).with_suffix("")) for p in (ROOT / "book").glob("*") if p.suffix in (".md", ".ipynb")}
+    assert named == there
+
+
+def test_the_teaser_is_the_chapters_own_figure():
+    import base64
+
+    (cell,) = (c for path in CHAPTERS for c in cells(path, "code") if "teaser" in c["metadata"].get("tags", []))
+    (picture,) = (o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {}))
+    assert base64.b64decode(picture) == (ROOT / "book" / "_static" / "teaser.png").read_bytes()
+
+
+def test_pins_are_names_and_versions_and_allow_what_pyproject_asks_for():
+    from packaging.requirements import Requirement
+
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+)", line).groups()
+            pins[name.lower().replace("_", "-")] = version
+    wanted = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement
+
+
+def test_no_path_of_a_machine_and_no_registry_in_the_tree():
+    here = re.compile(r"(/root/|/home/\w+/|/Users/\w+/|/workspace/|https?://[^ \"]+/simple/)")
+    for path, text in texts():
+        if path != Path(__file__):
+            assert not here.search(text), path
+
+
+def test_the_repository_stays_small():
+    sizes = {path: path.stat().st_size for path in tracked()}
+    assert sum(sizes.values()) < 40 * 2**20
+    assert max(sizes.values()) < 6 * 2**20
