@@ -166,8 +166,8 @@ EXPERIMENTS = Registry(
             family="rotation_translation",
             profiles={
                 "ci": Settings(epochs=3, burn_in=1),
-                "quick": Settings(epochs=48),
-                "full": Settings(epochs=40),
+                "quick": Settings(epochs=32),
+                "full": Settings(epochs=12),
             },
             guides={
                 "none": ("none", {}),

@@ -10,7 +10,7 @@ from .model import InvariantClassifier
 from .transforms import FAMILIES
 
 
-def half_width(values: Tensor, periodic: bool, mass: float = 0.95) -> Tensor:
+def half_width(values: Tensor, periodic: bool, mass: float = 0.99) -> Tensor:
     """Half the length of the shortest interval (or arc) that holds `mass` of the values.
 
     values: (S, …), samples of one coefficient in [−1, 1], S of them.
@@ -18,7 +18,7 @@ def half_width(values: Tensor, periodic: bool, mass: float = 0.95) -> Tensor:
     Returns (…), in the units of the values: mass × w for a uniform distribution on ±w.
 
     >>> half_width(torch.linspace(-0.5, 0.5, 1001), periodic=False)
-    tensor(0.4750)
+    tensor(0.4950)
     """
     S = len(values)
     inside = math.ceil(mass * S)
@@ -30,11 +30,11 @@ def half_width(values: Tensor, periodic: bool, mass: float = 0.95) -> Tensor:
 
 @torch.no_grad()
 def invariance_width(
-    model: InvariantClassifier, images: Tensor, coefficient: str = "rotation", samples: int = 200
+    model: InvariantClassifier, images: Tensor, coefficient: str = "rotation", samples: int = 400
 ) -> Tensor:
     """The half-width of q(T | I) in one coefficient, for each image: (B,), in units of the box.
 
-    The shortest interval with 95% of the samples, halved; of a rotation, times 180 it is degrees.
+    The shortest interval (arc) with 99% of the samples, halved; of a rotation, times 180 it is degrees.
     """
     check_images(images)
     names = model.family.names

@@ -45,7 +45,9 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         _picture(figure.add_subplot(3, B, b + 1), images[b], labels[b])
         ax = figure.add_subplot(3, B, (B + b + 1, 2 * B + b + 1), projection="polar")
         share = np.histogram(np.deg2rad(degrees[:, b].cpu()), edges)[0] / len(degrees)
-        ax.bar(edges[:-1], np.sqrt(share), np.diff(edges), align="edge", color=PALETTE[b % len(PALETTE)], edgecolor="white")
+        ax.bar(
+            edges[:-1], np.sqrt(share), np.diff(edges), align="edge", color=PALETTE[b % len(PALETTE)], edgecolor="white"
+        )
         ax.set_theta_zero_location("N")
         ax.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"], fontsize=8)
         ax.set_yticks([])
@@ -76,7 +78,9 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, errors: dict[str, dic
         x = np.arange(len(values)) + (n - (len(names) - 1) / 2) * width
         y = [group[name] for group in values.values()]
         error = [group[name] for group in errors.values()] if errors else None
-        drawn = ax.bar(x, y, 0.92 * width, yerr=error, capsize=2, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4])
+        drawn = ax.bar(
+            x, y, 0.92 * width, yerr=error, capsize=2, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4]
+        )
         ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
     ax.set_xticks(range(len(values)), list(values))
     ax.set(ylabel=ylabel, ylim=(0, 1.12 * max(max(group.values()) for group in values.values())))

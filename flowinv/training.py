@@ -30,10 +30,10 @@ class Settings:
     clip: the largest norm of a step's gradient. seed: of everything random in training.
     """
 
-    epochs: int = 40
+    epochs: int = 32
     batch_size: int = 64
-    alpha: float = 0.3
-    samples: int = 1
+    alpha: float = 0.35
+    samples: int = 2
     lr: float = 3e-3
     guide_lr: float = 3e-3
     burn_in: int = 2

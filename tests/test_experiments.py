@@ -39,9 +39,21 @@ def call(monkeypatch, *arguments):
 def test_the_command_trains_every_row_and_stores_it_with_provenance(short, tmp_path, monkeypatch, capsys):
     call(monkeypatch, EXPERIMENT, "--profile", "ci", "--seeds", 5, 3, "--out", tmp_path)
     entries = json.loads((tmp_path / EXPERIMENT / "ci.json").read_text())
-    assert [(e["guide"], e["seed"]) for e in entries] == [(row, s) for row in EXPERIMENTS[EXPERIMENT].guides for s in (3, 5)]
+    assert [(e["guide"], e["seed"]) for e in entries] == [
+        (row, s) for row in EXPERIMENTS[EXPERIMENT].guides for s in (3, 5)
+    ]
     for entry in entries:
-        assert entry.keys() >= {"metrics", "settings", "epochs", "wall_seconds", "device", "versions", "revision", "command", "date"}
+        assert entry.keys() >= {
+            "metrics",
+            "settings",
+            "epochs",
+            "wall_seconds",
+            "device",
+            "versions",
+            "revision",
+            "command",
+            "date",
+        }
         assert entry["command"].startswith(f"python -m flowinv {EXPERIMENT} --profile ci")
         assert set(entry["metrics"]["width_degrees"]) == {"0", "1", "5", "6", "9"}
     assert "half-widths 0: 0°" in capsys.readouterr().out
@@ -76,7 +88,9 @@ def test_stored_results_are_complete_and_traceable(profile):
     for entry in entries:
         settings = experiment.settings(profile, entry["guide"], entry["seed"])
         assert entry["settings"] == vars(settings), "the settings changed: run the experiment again"
-        assert entry["data"] == str(experiment.data(profile)) if profile != "full" else "30,596 training" in entry["data"]
+        assert (
+            entry["data"] == str(experiment.data(profile)) if profile != "full" else "30,596 training" in entry["data"]
+        )
         assert entry["revision"] != "unknown" and entry["device"] and entry["date"]
         assert entry["wall_seconds"] < 20 * 60
 

@@ -40,7 +40,10 @@ def test_the_address_is_the_same_everywhere():
     assert config["repository"]["url"] == ADDRESS
     found = 0
     for path, text in texts():
-        for match in re.findall(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\"'\s)`]|$)|colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)", text):
+        for match in re.findall(
+            r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\"'\s)`]|$)|colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)",
+            text,
+        ):
             name = match[0] or match[1]
             if name.split("/")[1].startswith("flowinv"):
                 assert name == owner_and_name, f"{path} names {name}"
@@ -79,7 +82,9 @@ def test_every_figure_has_alternative_text(path):
 
 def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
     named = set(re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text()))
-    there = {str(p.relative_to(ROOT).with_suffix("")) for p in (ROOT / "book").glob("*") if p.suffix in (".md", ".ipynb")}
+    there = {
+        str(p.relative_to(ROOT).with_suffix("")) for p in (ROOT / "book").glob("*") if p.suffix in (".md", ".ipynb")
+    }
     assert named == there
 
 

@@ -9,7 +9,7 @@ import torch
 from flowinv.model import InvariantClassifier
 from flowinv.training import CheckpointError, Settings, fit, pick_device
 
-SETTINGS = Settings(epochs=4, batch_size=16, burn_in=1)
+SETTINGS = Settings(epochs=4, batch_size=16, alpha=0.3, burn_in=1)
 
 
 @pytest.fixture
