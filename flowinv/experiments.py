@@ -154,7 +154,7 @@ def stored(name: str, profile: str) -> list[dict]:
     return json.loads(path.read_text())
 
 
-_FLOW = {"univariate": "spline", "base": "gaussian", "scale": 0.3}
+_FLOW = {"univariate": "spline", "base": "gaussian", "scale": [0.2, 0.2, 0.6]}
 
 EXPERIMENTS = Registry(
     "experiment",

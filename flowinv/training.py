@@ -32,7 +32,7 @@ class Settings:
 
     epochs: int = 32
     batch_size: int = 64
-    alpha: float = 0.35
+    alpha: float = 0.3
     samples: int = 2
     lr: float = 3e-3
     guide_lr: float = 3e-3

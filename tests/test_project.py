@@ -54,7 +54,7 @@ def test_the_address_is_the_same_everywhere():
 @every_chapter
 def test_a_chapter_installs_from_the_address_and_has_its_badge(path):
     source = "".join(cells(path, "code")[0]["source"])
-    assert f'os.environ.get("FLOWINV_SOURCE", "git+{ADDRESS}")' in source
+    assert f'address = "git+{ADDRESS}"' in source and 'get("FLOWINV_SOURCE", address)' in source
     assert 'find_spec("flowinv") is None' in source
     badge = f"{ADDRESS.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/book/{path.name}"
     assert badge in "".join(cells(path)[0]["source"])
