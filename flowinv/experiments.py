@@ -7,6 +7,7 @@ wheel carries the same files, so that a chapter finds them with and without a ch
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ class Experiment:
     profiles: dict[str, Settings]
     guides: dict[str, tuple[str, dict]]
     limits: list[float]
-    width: int = 16
+    in_channels: int = 1
 
     def data(self, profile: str) -> Dataset:
         """The full data set for the profile `full`, the embedded sample for the others."""
@@ -51,8 +52,7 @@ class Experiment:
         """An untrained model for one row of the comparison."""
         torch.manual_seed(seed)
         guide, options = Registry("row", **self.guides)[row]
-        in_channels = 1
-        return InvariantClassifier.build(guide, self.family, in_channels, len(self.classes), self.width, **options)
+        return InvariantClassifier.build(guide, self.family, self.in_channels, len(self.classes), **options)
 
     def settings(self, profile: str, row: str, seed: int = 0) -> Settings:
         """The settings of a profile for one row and seed."""
@@ -116,9 +116,10 @@ def provenance() -> dict:
         if device.type == "cuda"
         else f"{device.type.upper()}, {torch.get_num_threads()} threads"
     )
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    revision = ""
+    if shutil.which("git"):
+        describe = ["git", "describe", "--always", "--dirty"]
+        revision = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     return {
         "device": name,
         "versions": {
@@ -127,7 +128,7 @@ def provenance() -> dict:
             "pyro": pyro.__version__,
             "flowinv": __version__,
         },
-        "revision": git.stdout.strip() or "unknown",
+        "revision": revision or "unknown",
         "command": " ".join(["python -m flowinv", *sys.argv[1:]]),
         "date": date.today().isoformat(),
     }
@@ -154,12 +155,10 @@ def stored(name: str, profile: str) -> list[dict]:
     return json.loads(path.read_text())
 
 
-_FLOW = {"univariate": "spline", "base": "gaussian", "scale": [0.2, 0.2, 0.6]}
-
 EXPERIMENTS = Registry(
     "experiment",
     **{
-        # Section 5.1 of the paper: digits that may turn all the way round, and two that may not.
+        # The paper's five digits: three that may turn all the way round, and two that may not.
         "mnist-selective": Experiment(
             dataset="mnist",
             classes=[0, 1, 5, 6, 9],
@@ -173,7 +172,7 @@ EXPERIMENTS = Registry(
                 "none": ("none", {}),
                 "fixed ±90°": ("fixed", {"half_width": [0.1, 0.1, 0.5]}),
                 "fixed ±180°": ("fixed", {"half_width": [0.1, 0.1, 1.0]}),
-                "flow": ("flow", _FLOW),
+                "flow": ("flow", {"scale": [0.2, 0.2, 0.6]}),
             },
             limits=[180.0, 180.0, 180.0, 60.0, 60.0],
         ),

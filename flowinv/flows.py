@@ -208,8 +208,8 @@ class ConditionalFlow(nn.Module):
     """
 
     def __init__(
-        self, dim: int, context_dim: int, univariate: str = "spline", base: str = "uniform",
-        scale: float | list[float] = 0.5, layers: int = 1, coupling: bool = False, hidden: int = 64, bins: int = 12,
+        self, dim: int, context_dim: int, univariate: str = "spline", base: str = "gaussian",
+        scale: float | list[float] = 0.3, layers: int = 1, coupling: bool = False, hidden: int = 64, bins: int = 12,
     ):  # fmt: skip
         super().__init__()
         if univariate not in UNIVARIATE or base not in ("uniform", "gaussian"):

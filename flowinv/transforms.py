@@ -123,7 +123,7 @@ class TransformFamily:
 
 @lru_cache  # moved to a device once, not at every step
 def _generators(family: TransformFamily, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return family.generators.to(device, dtype)
+    return family.generators.to(dtype).to(device)  # in this order: MPS knows no float64
 
 
 def _family(*names: str, exp=exponential) -> TransformFamily:

@@ -1,6 +1,7 @@
 """The chapters as a reader on Colab meets them."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +29,8 @@ def elsewhere(tmp_path_factory):
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
     (site / "everything-else.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (wheel,) = (folder / "dist").glob("*.whl")
-    assert subprocess.run([python, "-c", "import flowinv"], capture_output=True).returncode, "flowinv is there already"
+    found = subprocess.run([python, "-c", "import flowinv"], capture_output=True, cwd=folder).returncode == 0
+    assert not found, "flowinv is there before the first cell"
     return python, wheel
 
 
@@ -56,3 +59,18 @@ def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
     )
     result = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/intro.md"])
+def test_the_python_on_a_page_runs(page):
+    """With less training; the README's three lines on images that stand in for the reader's own."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    code, shortened = re.subn(r"Settings\(.*?\)", "Settings(epochs=2, burn_in=1), progress=False", code)
+    assert shortened == 1
+    names = {
+        "images": torch.rand(64, 1, 28, 28),
+        "labels": torch.arange(64) % 5,
+        "new_images": torch.rand(2, 1, 28, 28),
+    }
+    exec(code, names)
+    assert isinstance(names["model"].predict(torch.rand(2, 1, 28, 28)), torch.Tensor)

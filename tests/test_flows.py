@@ -144,7 +144,7 @@ def test_extreme_contexts_stay_finite_in_single_precision(kind):
 
 
 def test_a_new_flow_is_near_its_base_whatever_the_context():
-    q = ConditionalFlow(3, 4)(torch.randn(5, 4))
+    q = ConditionalFlow(3, 4, base="uniform")(torch.randn(5, 4))
     assert torch.allclose(q.log_prob(torch.rand(5, 3)), torch.tensor(-3 * math.log(2)), atol=0.1)
 
 
@@ -176,3 +176,9 @@ def test_bad_input_is_a_one_line_error():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="expected univariate 'spline' or 'affine'"):
         ConditionalFlow(2, 4, univariate="quadratic")
+
+
+def test_the_scale_of_the_base_is_where_a_new_flow_starts():
+    scale = [0.1, 0.3]
+    T = ConditionalFlow(2, 4, scale=scale)(torch.randn(1, 4)).sample((4000,))
+    assert torch.allclose(T.atanh().std((0, 1)), torch.tensor(scale), rtol=0.1)
