@@ -55,6 +55,7 @@ def test_inverse_undoes_forward_and_log_det_is_the_jacobians(kind, dim):
         x = torch.rand(20, dim, dtype=torch.float64) * 1.8 - 0.9
         y = transform(x)
         assert torch.allclose(transform.inv(y.clone()), x, atol=1e-8)
+        transform(-x)  # the latest call is another one
         log_det = transform.log_abs_det_jacobian(x.clone(), y)
         for i in range(20):
             jacobian = torch.autograd.functional.jacobian(transform, x[i])
