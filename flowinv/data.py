@@ -161,7 +161,7 @@ def _download(name: str, path: Path) -> None:
     except (OSError, RuntimeError) as error:
         if isinstance(error, DataError):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
         raise DataError(
             f"{path} is missing and {TITLES[name]} could not be downloaded ({reason}): try again with a network,"
             f" copy {path.name} there from another machine, or use the embedded sample, load({name!r}, sample=True)"

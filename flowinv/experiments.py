@@ -170,6 +170,8 @@ EXPERIMENTS = Registry(
             },
             guides={
                 "none": ("none", {}),
+                # All that the flow could do, and two boxes that a person who knows digits would choose.
+                "whole box": ("fixed", {"half_width": 1.0}),
                 "fixed ±90°": ("fixed", {"half_width": [0.1, 0.1, 0.5]}),
                 "fixed ±180°": ("fixed", {"half_width": [0.1, 0.1, 1.0]}),
                 "flow": ("flow", {"scale": [0.2, 0.2, 0.6]}),
