@@ -35,6 +35,7 @@ def execute(path: Path) -> None:
             "language_info": {"name": "python"},
         }
     )
+    teaser = None
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             text = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
@@ -44,11 +45,12 @@ def execute(path: Path) -> None:
                 if place in text:
                     sys.exit(f"{path}: cell {number} shows the path {place}; the file is as it was")
             if "image/png" in output.get("data", {}) and "teaser" in cell.metadata.get("tags", []):
-                picture = base64.b64decode(output["data"]["image/png"])
-                (path.parent / "_static" / "teaser.png").write_bytes(picture)
+                teaser = base64.b64decode(output["data"]["image/png"])
     partial = path.with_suffix(".part")
     nbformat.write(notebook, partial)
     os.replace(partial, path)
+    if teaser:
+        (path.parent / "_static" / "teaser.png").write_bytes(teaser)
     print(f"{path}: run in {time.perf_counter() - start:.0f} s")
 
 

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from .experiments import EXPERIMENTS, SEEDS, results_folder, run
+from .experiments import EXPERIMENTS, SEEDS, run
 
 
 def main() -> None:
+    book = Path("book/results")
     parser = argparse.ArgumentParser(prog="python -m flowinv", description=__doc__)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument(
@@ -15,7 +16,10 @@ def main() -> None:
     parser.add_argument("--guides", nargs="+", metavar="ROW", help="rows of the comparison (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default: 0 1 2")
     parser.add_argument(
-        "--out", type=Path, default=results_folder(), help="folder of the results (default: the book's)"
+        "--out",
+        type=Path,
+        default=book if book.is_dir() else Path("results"),
+        help="folder of the results (default: the book's, or ./results without a checkout)",
     )
     args = parser.parse_args()
     rows = EXPERIMENTS[args.experiment].guides

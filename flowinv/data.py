@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def _read(path: Path, sums: tuple[str, ...], remedy: str, modified: int) -> dict
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}): {remedy}") from None
     _check(path, arrays, sums, remedy)
     return arrays
@@ -158,7 +159,7 @@ def _download(name: str, path: Path) -> None:
             partial = Path(folder) / path.name
             np.savez_compressed(partial, **arrays)
             os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         if isinstance(error, DataError):
             raise
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__

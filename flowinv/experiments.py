@@ -54,8 +54,8 @@ class Experiment:
         guide, options = Registry("row", **self.guides)[row]
         return InvariantClassifier.build(guide, self.family, self.in_channels, len(self.classes), **options)
 
-    def settings(self, profile: str, row: str, seed: int = 0) -> Settings:
-        """The settings of a profile for one row and seed."""
+    def settings(self, profile: str, seed: int = 0) -> Settings:
+        """The settings of a profile, the same for all rows."""
         return replace(Registry("profile", **self.profiles)[profile], seed=seed)
 
 
@@ -80,12 +80,14 @@ def evaluate(experiment: Experiment, model: InvariantClassifier, data: Dataset) 
 def run(name: str, profile: str, row: str, seed: int, folder: Path) -> dict:
     """Train and measure one row with one seed; the entry is also written into the result file."""
     experiment = EXPERIMENTS[name]
-    settings, data = experiment.settings(profile, row, seed), experiment.data(profile)
+    settings, data = experiment.settings(profile, seed), experiment.data(profile)
     model, start = experiment.build(row, seed), time.perf_counter()
     history = fit(model, data.train_images, data.train_labels, settings)
     seconds = time.perf_counter() - start
     entry = {
         "guide": row,
+        "options": experiment.guides[row],
+        "family": experiment.family,
         "seed": seed,
         "metrics": evaluate(experiment, model, data),
         "epochs": settings.epochs,
@@ -100,9 +102,10 @@ def run(name: str, profile: str, row: str, seed: int, folder: Path) -> dict:
     entries = json.loads(path.read_text()) if path.exists() else []
     entries = [e for e in entries if (e["guide"], e["seed"]) != (row, seed)] + [entry]
     order = list(experiment.guides)
+    entries = [e for e in entries if e["guide"] in order]  # a row that is no more goes
     entries.sort(key=lambda e: (order.index(e["guide"]), e["seed"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")
     partial.write_text(json.dumps(entries, indent=1) + "\n")
     os.replace(partial, path)
     return entry

@@ -67,8 +67,8 @@ def spline(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Te
     denominator = s + (d0 + d1 - 2 * s) * z * (1 - z)
     slope = s * s * (d1 * z * z + 2 * s * z * (1 - z) + d0 * (1 - z) ** 2) / denominator**2
     if inverse:
-        return x0 + w * z, -slope.log()
-    return y0 + h * (s * z * z + d0 * z * (1 - z)) / denominator, slope.log()
+        return (x0 + w * z).clamp(-1, 1), -slope.log()  # rounding alone could leave the box
+    return (y0 + h * (s * z * z + d0 * z * (1 - z)) / denominator).clamp(-1, 1), slope.log()
 
 
 class MaskedNetwork(nn.Module):
@@ -136,6 +136,7 @@ class _ConditionedLayer(transforms.Transform):
     def __init__(self, layer: ConditionalLayer, context: Tensor):
         super().__init__(cache_size=1)  # so that scoring the latest sample costs no inverse
         self.layer, self.context = layer, context
+        self._latest: tuple = (None, None)  # an x and its log-determinant
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_slope = self.layer.univariate(x, self.layer.network(x, self.context))
@@ -178,6 +179,8 @@ class BoxDistribution(dist.TransformedDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if value is not self.transforms[-1]._cached_x_y[1]:  # its own latest sample needs no look
             check_coefficients(value, self.event_shape[0])
+        elif torch.is_grad_enabled() and not value.requires_grad:
+            value = value.clone()  # drawn without gradients: what sampling kept would cut them here
         return super().log_prob(value)
 
 
@@ -216,7 +219,9 @@ class ConditionalFlow(nn.Module):
             raise ValueError(
                 f"flow: expected univariate 'spline' or 'affine' and base 'uniform' or 'gaussian', got {univariate!r} and {base!r}"
             )
-        self.dim = dim
+        if layers < 1 or dim < 1:
+            raise ValueError(f"flow: expected at least one layer and one coefficient, got {layers} and {dim}")
+        self.dim, self.kind = dim, f"{univariate}, base {base}, scale {scale}, coupling {coupling}"
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).expand(dim).clone())
         self.line_base, self.line_layers = base == "gaussian", univariate == "affine"
         ranks = torch.arange(dim) % 2 if coupling and dim > 1 else torch.arange(dim)
@@ -227,6 +232,9 @@ class ConditionalFlow(nn.Module):
             )
             for i in range(layers)
         )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return self.kind
 
     def forward(self, context: Tensor) -> BoxDistribution:
         zero = context.new_zeros(*context.shape[:-1], self.dim)

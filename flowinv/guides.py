@@ -18,6 +18,9 @@ from .transforms import TransformFamily
 class NoAugmentation(nn.Module):
     """q(T | I) = δ(T): every image stays as it is.
 
+    Its log_prob at 0 is 0 by convention, so that the KL in the loss is the constant D log 2; that of a
+    true point mass is infinite.
+
     >>> from flowinv.transforms import FAMILIES
     >>> NoAugmentation(FAMILIES["rotation"], 1)(torch.rand(2, 1, 28, 28)).sample()
     tensor([[0.],
@@ -49,6 +52,9 @@ class FixedBox(nn.Module):
         if not ((half_width > 0) & (half_width <= 1)).all():
             raise ValueError(f"half_width: expected numbers in (0, 1], the box's own units, got {half_width.tolist()}")
         self.register_buffer("half_width", half_width.clone())
+
+    def extra_repr(self) -> str:
+        return f"half_width={self.half_width.tolist()}"
 
     def forward(self, images: Tensor) -> dist.Distribution:
         check_images(images, values=False)

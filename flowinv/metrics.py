@@ -37,6 +37,7 @@ def invariance_width(
     The shortest interval (arc) with 99% of the samples, halved; of a rotation, times 180 it is degrees.
     """
     check_images(images)
+    images = images.to(next(model.parameters()).device)
     names = model.family.names
     if coefficient not in names:
         raise ValueError(f"coefficient: expected one of {', '.join(names)}, got {coefficient!r}")
@@ -47,15 +48,15 @@ def invariance_width(
 
 def class_widths(model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int) -> list[float]:
     """The median half-width of the rotation in each class, in degrees."""
-    widths = 180 * invariance_width(model, images)
-    return [widths[labels == c].median().item() for c in range(classes)]
+    widths = 180 * invariance_width(model, images).cpu()
+    return [widths[labels.cpu() == c].median().item() for c in range(classes)]
 
 
 @torch.no_grad()
 def accuracy(model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20) -> float:
     """The share of images whose most probable class is right; samples = 0: the plain classifier."""
     pairs = zip(images.split(500), labels.split(500))
-    return sum((model.predict(x, samples).argmax(-1) == y).sum().item() for x, y in pairs) / len(labels)
+    return sum((model.predict(x, samples).argmax(-1).cpu() == y.cpu()).sum().item() for x, y in pairs) / len(labels)
 
 
 def rotate_within(images: Tensor, limits: Tensor, generator: torch.Generator) -> Tensor:

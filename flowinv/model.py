@@ -21,6 +21,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from .checks import check_images
+from .flows import BoxUniform
 from .guides import GUIDES
 from .networks import ConvNet
 from .transforms import FAMILIES, TransformFamily
@@ -59,7 +60,10 @@ class InvariantClassifier(nn.Module):
         return self.classifier(latent.flatten(0, -4)).unflatten(0, T.shape[:-1])
 
     def model(self, images: Tensor, labels: Tensor | None = None, alpha: float = 1.0) -> Tensor:
-        """The generative program: T from the uniform prior, the image transformed, its class observed."""
+        """The generative program: T from the uniform prior, the image transformed, its class observed.
+
+        alpha must be above 0 here and in `guide`: Pyro scales by positive numbers only.
+        """
         pyro.module("classifier", self.classifier)
         with pyro.plate("images", len(images), dim=-1):
             with poutine.scale(scale=alpha):
@@ -77,7 +81,7 @@ class InvariantClassifier(nn.Module):
     def prior(self, images: Tensor) -> dist.Distribution:
         """P(T), uniform over the box for each image: batch shape (B,), event shape (D,)."""
         edge = images.new_ones(len(images), self.family.dim)
-        return dist.Uniform(-edge, edge).to_event(1)
+        return BoxUniform(-edge, edge, validate_args=False).to_event(1)
 
     def loss(self, images: Tensor, labels: Tensor, alpha: float = 1.0, samples: int = 1) -> Tensor:
         """The negative ELBO per image, estimated with S samples of T: a scalar.
@@ -103,10 +107,11 @@ class InvariantClassifier(nn.Module):
         """log P(C | I) ≈ log 1/S Σ_s f(C; A_{T_s}(I)): class log-probabilities (B, classes).
 
         Probabilities are averaged, not logits: that is what the graphical model says. samples = 0
-        leaves the image as it is: the plain classifier. Raises ValueError if the images are not
+        leaves the image as it is: the plain classifier. The images move to the model's device. Raises ValueError if the images are not
         floats in [0, 1] with shape (B, C, H, W).
         """
         check_images(images)
+        images = images.to(next(self.parameters()).device)
         if samples == 0:
             return self.classifier(images).log_softmax(-1)
         log_probs = self.logits(images, self.q(images).sample((samples,))).log_softmax(-1)

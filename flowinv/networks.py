@@ -18,7 +18,6 @@ class ConvNet(nn.Module):
 
     def __init__(self, in_channels: int, out_features: int, width: int = 8):
         super().__init__()
-        self.in_channels, self.out_features = in_channels, out_features
         channels = [in_channels, width, 2 * width, 4 * width, 4 * width]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(channels, channels[1:])

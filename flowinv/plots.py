@@ -62,25 +62,22 @@ def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Fig
         points = [(row["epoch"], row["widths"][c]) for row in history]
         ax.plot(*zip(*points), label=name, color=PALETTE[c], linestyle=LINES[c], linewidth=2)
     ax.axhline(uniform, color="grey", linewidth=0.8)
-    ax.annotate("full circle", (1, uniform), color="grey", fontsize=8, va="bottom")
+    ax.annotate("full circle", (history[0]["epoch"], uniform), color="grey", fontsize=8, va="bottom")
     ax.set(xlabel="epoch", ylabel="half-width of the rotation (degrees)", ylim=(0, 185), yticks=range(0, 181, 45))
     ax.legend(title="digit", ncols=len(classes), fontsize=8, loc="lower right")
     figure.tight_layout()
     return figure
 
 
-def bars(values: dict[str, dict[str, float]], ylabel: str, errors: dict[str, dict[str, float]] | None = None) -> Figure:
-    """Grouped bars, {group: {bar: value}}, each with its number above it; errors: half-lengths of whiskers."""
+def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
+    """Grouped bars, {group: {bar: value}}, each with its number above it."""
     figure, ax = plt.subplots(figsize=(6.5, 3.2))
     names = list(next(iter(values.values())))
     width = 0.8 / len(names)
     for n, name in enumerate(names):
         x = np.arange(len(values)) + (n - (len(names) - 1) / 2) * width
         y = [group[name] for group in values.values()]
-        error = [group[name] for group in errors.values()] if errors else None
-        drawn = ax.bar(
-            x, y, 0.92 * width, yerr=error, capsize=2, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4]
-        )
+        drawn = ax.bar(x, y, 0.92 * width, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4])
         ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
     ax.set_xticks(range(len(values)), list(values))
     ax.set(ylabel=ylabel, ylim=(0, 1.12 * max(max(group.values()) for group in values.values())))

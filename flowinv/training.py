@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .checks import check_images, check_labels
 from .model import InvariantClassifier
+from .transforms import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,20 @@ class CheckpointError(RuntimeError):
 
 
 def pick_device() -> torch.device:
-    """CUDA if there is one, else Apple's MPS, else the CPU."""
+    """CUDA if there is one, else Apple's MPS if its PyTorch can do what training needs, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() and _trains_on("mps") else "cpu")
+
+
+def _trains_on(device: str) -> bool:
+    """Whether the warp and its gradient exist there: on MPS, PyTorch gained them one by one."""
+    try:
+        T = torch.zeros(1, 6, device=device, requires_grad=True)
+        FAMILIES["affine"].warp(torch.zeros(1, 1, 4, 4, device=device), T).sum().backward()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def fit(
@@ -92,7 +103,7 @@ def fit(
     """
     check_images(images)
     device = torch.device(device) if device else pick_device()
-    model.to(device)
+    model.to(device).eval()
     images, labels = images.to(device), labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
@@ -104,7 +115,7 @@ def fit(
     torch.manual_seed(settings.seed)
     history: list[dict] = []
     if checkpoint and Path(checkpoint).exists():
-        history = load_checkpoint(checkpoint, model, optimizer, settings)
+        history = load_checkpoint(checkpoint, model, optimizer, settings, labels)
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
     quiet = {} if progress else {"disable": True}  # unset, so that the variable TQDM_DISABLE can speak
@@ -137,11 +148,11 @@ def fit(
                 model.eval()
                 state = _random_state(device)
                 row |= each_epoch(model)
-                _set_random_state(state)
+                _set_random_state(state, device)
             history.append(row)
             bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
             if checkpoint:
-                save_checkpoint(checkpoint, model, optimizer, settings, history)
+                save_checkpoint(checkpoint, model, optimizer, settings, labels, history)
     model.eval()
     return history
 
@@ -161,18 +172,32 @@ def _check_health(epoch: int, loss: float, entropy: float, dim: int) -> None:
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        state[device.type] = getattr(torch, device.type).get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    for kind, value in state.items():
-        (torch if kind == "cpu" else getattr(torch, kind)).set_rng_state(value)
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+def _identity(model: InvariantClassifier, labels: Tensor) -> dict:
+    """What a checkpoint must share with the run that goes on from it, beside shapes and settings."""
+    return {
+        "model": repr(model),
+        "family": list(model.family.names),
+        "images per class": torch.bincount(labels).tolist(),
+    }
 
 
 def save_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, settings: Settings, history: list[dict]
+    path: str | Path, model: InvariantClassifier, optimizer, settings: Settings, labels: Tensor, history: list[dict]
 ) -> None:
     """Model, optimiser, random state and history in one safetensors file, written whole or not at all."""
     path = Path(path)
@@ -180,12 +205,16 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     tensors |= {f"random.{key}": value for key, value in _random_state(next(model.parameters()).device).items()}
-    about = {"settings": asdict(settings), "history": history}
+    about = {"settings": asdict(settings), "identity": _identity(model, labels), "history": history}
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"flowinv": json.dumps(about)})
         os.replace(partial, path)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} was not written ({error}): let each_epoch return plain numbers, lists and strings"
+        ) from None
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             partial.unlink()
@@ -194,18 +223,19 @@ def save_checkpoint(
         ) from None
 
 
-def load_checkpoint(path: str | Path, model: InvariantClassifier, optimizer, settings: Settings) -> list[dict]:
+def load_checkpoint(
+    path: str | Path, model: InvariantClassifier, optimizer, settings: Settings, labels: Tensor
+) -> list[dict]:
     """Put everything back and return the history; nothing is changed unless all of it fits."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["flowinv"])
+            then, identity, history = about["settings"], about["identity"], about["history"]
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint ({error}): delete it to start afresh") from None
     now = asdict(settings)
-    changed = [
-        f"{key} {about['settings'].get(key)} (now {now[key]})" for key in now if about["settings"].get(key) != now[key]
-    ]
+    changed = [f"{key} {then.get(key)} (now {now[key]})" for key in now if then.get(key) != now[key]]
     if changed:
         raise CheckpointError(f"{path} was trained with {', '.join(changed)}: use those settings, or another file")
     own = model.state_dict()
@@ -216,6 +246,9 @@ def load_checkpoint(path: str | Path, model: InvariantClassifier, optimizer, set
             raise CheckpointError(
                 f"{path} holds another model ({key}: {there} there, {here} here): build the same one, or use another file"
             )
+    for key, value in _identity(model, labels).items():
+        if identity.get(key) != value:
+            raise CheckpointError(f"{path} is of another run (its {key} differs): use the same one, or another file")
     model.load_state_dict(weights)
     state: dict[int, dict] = {}
     for key, value in tensors.items():
@@ -223,6 +256,8 @@ def load_checkpoint(path: str | Path, model: InvariantClassifier, optimizer, set
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    kinds = _random_state(next(model.parameters()).device)  # another kind of device starts its own
-    _set_random_state({kind: tensors[f"random.{kind}"] for kind in kinds if f"random.{kind}" in tensors})
-    return about["history"]
+    device = next(model.parameters()).device
+    kinds = _random_state(device)  # a checkpoint from another kind of device has no state for this one
+    saved = {kind: tensors[f"random.{kind}"] for kind in kinds if f"random.{kind}" in tensors}
+    _set_random_state(saved, device)
+    return history

@@ -12,6 +12,7 @@ Convention (the one of torch's affine_grid and grid_sample):
                  positive rotation turns what one sees counter-clockwise, a positive x translation
                  moves it to the left, a positive scale makes it smaller
     padding      what comes from outside the picture is 0
+    not square   a rotation is rigid in pixels, and a translation by 1 is half the longer side
 
 Source: Singhal et al. 2023, section 4 (the six affine generators); Hall, Lie Groups, chapter 2.
 """
@@ -113,8 +114,9 @@ class TransformFamily:
             check_coefficients(T, self.dim)
         B, C, H, W = images.shape
         M = self.matrix(T)
-        if H != W:  # turn in pixels, where a circle is round, not in normalised coordinates
-            M = M * M.new_tensor([[1, H / W, 1], [W / H, 1, 1]])
+        if H != W:  # from units in which a circle is round to normalised ones, and back
+            L = max(H, W)
+            M = M * M.new_tensor([[1, H / W, L / W], [W / H, 1, L / H]])
         grid = F.affine_grid(M.flatten(0, -3), [M.shape[:-2].numel(), C, H, W], align_corners=False)
         images = images.expand(*T.shape[:-1], C, H, W)
         warped = F.grid_sample(images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False)

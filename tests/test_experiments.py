@@ -65,7 +65,7 @@ def test_a_second_run_replaces_its_own_entry_and_repeats_its_numbers(short, tmp_
         call(monkeypatch, EXPERIMENT, "--profile", "ci", "--guides", "flow", "--seeds", 0, "--out", tmp_path)
         results.append(json.loads((tmp_path / EXPERIMENT / "ci.json").read_text()))
     (first,), (second,) = results
-    if torch.get_num_threads() and not torch.cuda.is_available():
+    if not torch.cuda.is_available():  # a GPU adds in any order
         assert first["metrics"] == second["metrics"]
 
 
@@ -86,11 +86,10 @@ def test_stored_results_are_complete_and_traceable(profile):
     entries = stored(EXPERIMENT, profile)
     assert [(e["guide"], e["seed"]) for e in entries] == [(row, s) for row in experiment.guides for s in SEEDS]
     for entry in entries:
-        settings = experiment.settings(profile, entry["guide"], entry["seed"])
-        assert entry["settings"] == vars(settings), "the settings changed: run the experiment again"
-        assert (
-            entry["data"] == str(experiment.data(profile)) if profile != "full" else "30,596 training" in entry["data"]
-        )
+        settings = experiment.settings(profile, entry["seed"])
+        now = [vars(settings), list(experiment.guides[entry["guide"]]), experiment.family]
+        assert [entry["settings"], entry["options"], entry["family"]] == now, "these changed: run the experiment again"
+        assert ("embedded sample): 5,000" if profile == "quick" else "MNIST: 29,953") in entry["data"]
         assert entry["revision"] != "unknown" and entry["device"] and entry["date"]
         assert entry["wall_seconds"] < 20 * 60
 

@@ -144,6 +144,27 @@ def test_extreme_contexts_stay_finite_in_single_precision(kind):
     assert q.log_prob(edge).isfinite().all() and q.log_prob(-edge).isfinite().all()
 
 
+def test_single_precision_stays_in_the_box():
+    """At the edge, where bins' edges are sums, and next to it."""
+    x = torch.tensor([-1, -0.9999999, -0.5, 0.5, 0.9999999, 1]).expand(20000, 6)
+    params = torch.randn(20000, 1, 37)
+    for inverse in (False, True):
+        y, log_slope = spline(x, 3 * params.expand(-1, 6, -1), inverse)
+        assert (y.abs() <= 1).all() and log_slope.isfinite().all()
+
+
+@every_kind
+def test_scoring_a_sample_drawn_without_gradients_has_gradients(kind):
+    flow = make(kind, 2)
+    context = torch.randn(5, 4, dtype=torch.float64)
+    q = flow(context)
+    T = q.sample((3,))
+    parameters = list(flow.parameters())
+    gradients = torch.autograd.grad(q.log_prob(T).sum(), parameters)
+    again = torch.autograd.grad(flow(context).log_prob(T).sum(), parameters)
+    assert all(torch.allclose(a, b) and a.abs().sum() > 0 for a, b in zip(gradients, again, strict=True))
+
+
 def test_a_new_flow_is_near_its_base_whatever_the_context():
     q = ConditionalFlow(3, 4, base="uniform")(torch.randn(5, 4))
     assert torch.allclose(q.log_prob(torch.rand(5, 3)), torch.tensor(-3 * math.log(2)), atol=0.1)
@@ -175,6 +196,8 @@ def test_bad_input_is_a_one_line_error():
         with pytest.raises(ValueError, match="T: expected coefficients") as error:
             q.log_prob(bad)
         assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="at least one layer"):
+        ConditionalFlow(2, 4, layers=0)
     with pytest.raises(ValueError, match="expected univariate 'spline' or 'affine'"):
         ConditionalFlow(2, 4, univariate="quadratic")
 

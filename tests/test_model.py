@@ -14,6 +14,9 @@ from flowinv.model import InvariantClassifier
 def build(guide, original=True):
     model = InvariantClassifier.build(guide, "rotation_translation", in_channels=1, classes=5, width=4)
     model.original = original
+    with torch.no_grad():  # away from the start, where the encoder's gradients nearly vanish
+        for parameter in model.q.parameters():
+            parameter.mul_(1.5).add_(0.05 * torch.randn_like(parameter))
     return model
 
 
@@ -31,7 +34,8 @@ def test_the_loss_is_pyros_elbo(guide, original, alpha, samples, images, labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.parameters())
     pairs = zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True)
-    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in pairs)
+    for ours, theirs in pairs:
+        assert theirs.norm() > 0 and (ours - theirs).norm() <= 1e-2 * theirs.norm()
 
 
 def test_without_entropy_term_the_loss_is_the_classifiers(images, labels):

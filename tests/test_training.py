@@ -22,9 +22,9 @@ def data():
     return images, labels
 
 
-def build(family="rotation"):
+def build(family="rotation", **options):
     torch.manual_seed(3)
-    return InvariantClassifier.build("flow", family, in_channels=1, classes=2, width=4)
+    return InvariantClassifier.build("flow", family, in_channels=1, classes=2, width=4, **options)
 
 
 def train(data, settings=SETTINGS, model=None, **options):
@@ -96,6 +96,8 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
     cases = [
         (build("affine"), SETTINGS, "holds another model"),
         (build(), replace(SETTINGS, alpha=0.1), r"trained with alpha 0.3 \(now 0.1\)"),
+        (build(scale=0.2), SETTINGS, "of another run .its model differs"),
+        (build(coupling=True), SETTINGS, "of another run .its model differs"),
     ]
     for model, settings, message in cases:
         before = [p.clone() for p in model.parameters()]
@@ -104,6 +106,18 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
         assert "\n" not in str(error.value)
         assert path.read_bytes() == content
         assert all(torch.equal(x, y) for x, y in zip(before, model.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_other_data_is_refused(data, tmp_path):
+    train(data, checkpoint=tmp_path / "a.safetensors")
+    images, labels = data
+    with pytest.raises(CheckpointError, match="its images per class differs"):
+        train((images, labels.roll(1) * 0), checkpoint=tmp_path / "a.safetensors")
+
+
+def test_what_cannot_be_stored_is_named(data, tmp_path):
+    with pytest.raises(CheckpointError, match="plain numbers"):
+        train(data, checkpoint=tmp_path / "a.safetensors", each_epoch=lambda model: {"width": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"{}" + b[2:], lambda b: b""])
@@ -185,6 +199,14 @@ def test_settings_that_make_no_sense_are_refused():
 
 def test_the_device_is_one_that_is_there():
     torch.zeros(1, device=pick_device())
+
+
+@pytest.mark.skipif(
+    torch.backends.mps.is_available() or torch.cuda.is_available(), reason="needs a machine with neither"
+)
+def test_a_device_that_cannot_train_is_not_picked(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device().type == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -111,6 +111,15 @@ def test_a_rotation_is_rigid_in_pixels_when_the_picture_is_not_square():
     assert torch.allclose(FAMILIES["rotation"].warp(disc, torch.tensor([[1.0]])), disc, atol=1e-4)
 
 
+def test_a_picture_that_is_not_square_is_warped_like_its_padded_square():
+    picture = torch.zeros(1, 1, 64, 64)
+    picture[..., 12:52, :] = torch.nn.functional.interpolate(torch.rand(1, 1, 5, 8), size=(40, 64), mode="bilinear")
+    for name in ("rotation_translation", "affine"):
+        T = 0.4 * torch.rand(1, FAMILIES[name].dim)
+        square = FAMILIES[name].warp(picture, T)[..., 12:52, :]
+        assert torch.allclose(FAMILIES[name].warp(picture[..., 12:52, :], T), square, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("images", "T", "message"),
     [
