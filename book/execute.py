@@ -31,20 +31,32 @@ def execute(path: Path) -> None:
         sys.exit(f"{path}: a cell failed; the file is as it was\n{error}")
     notebook.metadata = nbformat.from_dict(
         {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "kernelspec": {
+                "display_name": "Python 3",
+                "language": "python",
+                "name": "python3",
+            },
             "language_info": {"name": "python"},
         }
     )
     teaser = None
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
-            text = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+            text = str(output.get("text", "")) + str(
+                output.get("data", {}).get("text/plain", "")
+            )
             if output.get("name") == "stderr":
-                sys.exit(f"{path}: cell {number} writes to stderr; the file is as it was\n{text}")
+                sys.exit(
+                    f"{path}: cell {number} writes to stderr; the file is as it was\n{text}"
+                )
             for place in (os.getcwd(), str(Path.home()), sys.prefix):
                 if place in text:
-                    sys.exit(f"{path}: cell {number} shows the path {place}; the file is as it was")
-            if "image/png" in output.get("data", {}) and "teaser" in cell.metadata.get("tags", []):
+                    sys.exit(
+                        f"{path}: cell {number} shows the path {place}; the file is as it was"
+                    )
+            if "image/png" in output.get(
+                "data", {}
+            ) and "teaser" in cell.metadata.get("tags", []):
                 teaser = base64.b64decode(output["data"]["image/png"])
     partial = path.with_suffix(".part")
     nbformat.write(notebook, partial)

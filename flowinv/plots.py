@@ -36,21 +36,28 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
 def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
     """For each image (B, C, H, W) a polar histogram of its sampled rotations (S, B), in degrees.
 
-    Bars' areas are proportional to probability; 0° is up and positive angles turn counter-clockwise.
+    Bars' areas are proportional to probability, on one scale; 0° is up and positive angles turn counter-clockwise.
     """
     B = len(images)
     figure = plt.figure(figsize=(2.1 * B, 3.3))
     edges = np.deg2rad(np.linspace(-180, 180, 37))
+    shares = [np.histogram(np.deg2rad(degrees[:, b].cpu()), edges)[0] / len(degrees) for b in range(B)]
+    largest = np.sqrt(max(share.max() for share in shares))
     for b in range(B):
         _picture(figure.add_subplot(3, B, b + 1), images[b], labels[b])
         ax = figure.add_subplot(3, B, (B + b + 1, 2 * B + b + 1), projection="polar")
-        share = np.histogram(np.deg2rad(degrees[:, b].cpu()), edges)[0] / len(degrees)
         ax.bar(
-            edges[:-1], np.sqrt(share), np.diff(edges), align="edge", color=PALETTE[b % len(PALETTE)], edgecolor="white"
+            edges[:-1],
+            np.sqrt(shares[b]),
+            np.diff(edges),
+            align="edge",
+            color=PALETTE[b % len(PALETTE)],
+            edgecolor="white",
         )
         ax.set_theta_zero_location("N")
         ax.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"], fontsize=8)
         ax.set_yticks([])
+        ax.set_ylim(0, 1.05 * largest)
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -64,6 +71,7 @@ def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Fig
     ax.axhline(uniform, color="grey", linewidth=0.8)
     ax.annotate("full circle", (history[0]["epoch"], uniform), color="grey", fontsize=8, va="bottom")
     ax.set(xlabel="epoch", ylabel="half-width of the rotation (degrees)", ylim=(0, 185), yticks=range(0, 181, 45))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(title="digit", ncols=len(classes), fontsize=8, loc="lower right")
     figure.tight_layout()
     return figure
@@ -81,6 +89,6 @@ def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
         ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
     ax.set_xticks(range(len(values)), list(values))
     ax.set(ylabel=ylabel, ylim=(0, 1.12 * max(max(group.values()) for group in values.values())))
-    ax.legend(fontsize=8, loc="lower right", framealpha=0.95)
+    ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     figure.tight_layout()
     return figure
