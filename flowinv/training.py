@@ -84,11 +84,13 @@ def fit(
     """Train the model in place; returns one dict an epoch: epoch, loss, entropy (nats), seconds.
 
     images (N, C, H, W), floats in [0, 1]; labels (N,), int64. They move to the device whole.
+    settings: its seed goes to torch's global generator, so a run repeats whatever came before it.
     device: None takes pick_device(). The model stays there afterwards.
     checkpoint: a file written after each epoch, whole or not at all. If it is there already, training
         goes on where it stopped and ends, on a CPU, at the same bits as if it had not stopped.
-    each_epoch: looked at after each epoch; what it returns joins that epoch's dict. Its own random
+    each_epoch: called with the model after each epoch; what it returns joins that epoch's dict. Its own random
         draws do not change training.
+    progress: a bar with the loss, the entropy and images per second.
 
     Raises ValueError for images, labels or settings that do not fit, CheckpointError for a
     checkpoint of another model or other settings, FloatingPointError when the loss is not finite.
