@@ -100,7 +100,7 @@ def test_samples_and_batch_are_independent(images):
     together = family.warp(images, T)
     for s in range(3):
         for b in range(8):
-            assert torch.allclose(together[s, b], family.warp(images[b : b + 1], T[s, b : b + 1])[0], atol=1e-5)
+            assert torch.allclose(together[s, b], family.warp(images[b : b + 1], T[s, b : b + 1])[0], atol=1e-4)
 
 
 def test_a_rotation_is_rigid_in_pixels_when_the_picture_is_not_square():
