@@ -1,5 +1,6 @@
 """What must agree across the project's files."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -49,6 +50,14 @@ def test_the_address_is_the_same_everywhere():
                 assert name == owner_and_name, f"{path} names {name}"
                 found += 1
     assert found >= 7
+
+
+def test_the_version_is_the_same_everywhere():
+    """The package's is the one to change."""
+    import flowinv
+
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == flowinv.__version__
+    assert importlib.metadata.version("flowinv") == flowinv.__version__
 
 
 @every_chapter
