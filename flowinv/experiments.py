@@ -61,12 +61,8 @@ class Experiment:
 
 def evaluate(experiment: Experiment, model: InvariantClassifier, data: Dataset) -> dict:
     """Widths by class and accuracies, in percent, on the test images as they are and turned."""
-    device = next(model.parameters()).device
-    images, labels = data.test_images.to(device), data.test_labels.to(device)
-    turned = metrics.rotate_within(
-        data.test_images, torch.tensor(experiment.limits)[data.test_labels], torch.Generator().manual_seed(0)
-    )
-    turned = turned.to(device)
+    images, labels = data.test_images, data.test_labels
+    turned = metrics.rotate_within(images, torch.tensor(experiment.limits)[labels], torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     return {
         "width_degrees": dict(zip(data.classes, metrics.class_widths(model, images, labels, len(data.classes)))),
