@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def run(name: str, profile: str, row: str, seed: int, folder: Path) -> dict:
         "final_loss": history[-1]["loss"],
         "final_entropy_nats": history[-1]["entropy"],
         "data": str(data),
-        "settings": vars(settings),
+        "settings": asdict(settings),
     } | provenance()
     path = folder / name / f"{profile}.json"
     entries = json.loads(path.read_text()) if path.exists() else []

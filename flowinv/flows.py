@@ -6,11 +6,15 @@ A flow sends a simple base variable u through invertible layers that depend on a
 
 Every layer transforms each coefficient by a monotone function whose parameters a masked network
 computes from the context and from the coefficients before it. The box is reached by a map (tanh, or
-a spline from the box to itself), never by a clamp, so no probability piles up at the edge.
+a spline from the box to itself), never by a clamp, so no probability piles up at the edge. To a
+spline, a coefficient that wraps is a point of a circle: nothing marks the place where it is cut.
 
 Sources: Dinh et al. 2017 (affine coupling); Durkan et al. 2019 (rational-quadratic splines);
-Germain et al. 2015 (masks); Kingma et al. 2016 (sampling in one pass).
+Rezende et al. 2020 (circular splines); Germain et al. 2015 (masks); Kingma et al. 2016 (sampling in
+one pass).
 """
+
+import math
 
 import pyro.distributions as dist
 import torch
@@ -18,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import constraints, transforms
 
+from .bases import BoxUniform, GaussianMixture, wrap
 from .checks import check_coefficients
 
 
@@ -34,14 +39,25 @@ def affine(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Te
 MIN_BIN = 1e-3  # the least width and height of a bin, as a share of the box's
 
 
-def spline(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+def spline(
+    x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """y(x) and log dy/dx of a monotone rational-quadratic spline from [−1, 1] onto itself.
 
-    x: (…) in the box. params: (…, 3K + 1), raw widths (K), heights (K) and slopes (K + 1) of K bins;
-    zeros give the identity. Source: Durkan et al. 2019, equations 4 to 8.
+    x: (…, D) in the box. params: (…, D, 3K + 1), raw widths (K), heights (K) and slopes (K + 1) of K
+    bins; zeros give the identity.
+    periodic: (D,) bool. There −1 and 1 are one point with one slope, and the last raw slope is a
+    turn instead, in units of the box: y = spline(x) + turn, wrapped.
+    Sources: Durkan et al. 2019, equations 4 to 8; Rezende et al. 2020, section 2.2.
     """
     K = params.shape[-1] // 3
     widths, heights, slopes = params.split([K, K, K + 1], -1)
+    if periodic is not None:
+        turn = torch.where(periodic, slopes[..., K], 0.0)
+        last = torch.where(periodic, slopes[..., 0], slopes[..., K])
+        slopes = torch.cat([slopes[..., :K], last.unsqueeze(-1)], -1)
+        if inverse:
+            x = torch.where(periodic, wrap(x - turn), x)
     widths = 2 * (MIN_BIN + (1 - K * MIN_BIN) * widths.softmax(-1))
     heights = 2 * (MIN_BIN + (1 - K * MIN_BIN) * heights.softmax(-1))
     slopes = torch.exp(6 * torch.tanh(slopes / 6))
@@ -68,7 +84,10 @@ def spline(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Te
     slope = s * s * (d1 * z * z + 2 * s * z * (1 - z) + d0 * (1 - z) ** 2) / denominator**2
     if inverse:
         return (x0 + w * z).clamp(-1, 1), -slope.log()  # rounding alone could leave the box
-    return (y0 + h * (s * z * z + d0 * z * (1 - z)) / denominator).clamp(-1, 1), slope.log()
+    y = (y0 + h * (s * z * z + d0 * z * (1 - z)) / denominator).clamp(-1, 1)
+    if periodic is not None:
+        y = torch.where(periodic, wrap(y + turn), y)
+    return y, slope.log()
 
 
 class MaskedNetwork(nn.Module):
@@ -77,16 +96,22 @@ class MaskedNetwork(nn.Module):
     ranks: (D,) integers from 0. One rank each makes the network autoregressive; two ranks make it
     a coupling. With rank 0, parameters depend on the context alone. A hidden unit of degree m sees
     ranks below m and is seen by ranks from m on (Germain et al. 2015).
+
+    periodic: (D,) bool. Such an x is seen as (cos πx, sin πx), which knows no seam.
     """
 
-    def __init__(self, ranks: Tensor, context_dim: int, params: int, hidden: int):
+    def __init__(self, ranks: Tensor, context_dim: int, params: int, hidden: int, periodic: Tensor | None = None):
         super().__init__()
         degrees = torch.arange(hidden) % (ranks.max() + 1)
+        wrapping = torch.zeros(0, dtype=torch.long) if periodic is None else periodic.nonzero().squeeze(-1)
+        self.register_buffer("wrapping", wrapping, persistent=False)
+        self.register_buffer("periodic", periodic, persistent=False)
+        seen = torch.cat([ranks, ranks[wrapping]])
         self.context = nn.Linear(context_dim, hidden)
-        self.first = nn.Linear(len(ranks), hidden, bias=False)
+        self.first = nn.Linear(len(seen), hidden, bias=False)
         self.second = nn.Linear(hidden, hidden)
         self.third = nn.Linear(hidden, len(ranks) * params)
-        self.register_buffer("mask1", (ranks < degrees[:, None]).float(), persistent=False)
+        self.register_buffer("mask1", (seen < degrees[:, None]).float(), persistent=False)
         self.register_buffer("mask2", (degrees <= degrees[:, None]).float(), persistent=False)
         mask3 = (degrees <= ranks[:, None]).float().repeat_interleave(params, 0)
         self.register_buffer("mask3", mask3, persistent=False)
@@ -96,10 +121,15 @@ class MaskedNetwork(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """context: already through self.context, (…, hidden), once for all samples x (S, …, D)."""
+        D = x.shape[-1]
+        if self.periodic is not None:
+            angle = math.pi * x
+            sines = angle.index_select(-1, self.wrapping).sin()
+            x = torch.cat([torch.where(self.periodic, angle.cos(), x), sines], -1)
         h = F.leaky_relu(context + F.linear(x, self.first.weight * self.mask1))
         h = F.leaky_relu(F.linear(h, self.second.weight * self.mask2, self.second.bias))
         h = F.linear(h, self.third.weight * self.mask3, self.third.bias)
-        return h.unflatten(-1, (x.shape[-1], -1))
+        return h.unflatten(-1, (D, -1))
 
 
 class ConditionalLayer(dist.ConditionalTransformModule):
@@ -109,7 +139,8 @@ class ConditionalLayer(dist.ConditionalTransformModule):
 
     dim, context_dim: D and the context's size.
     univariate: τ. params: how many numbers τ takes for each coefficient.
-    ranks: (D,) which coefficients come first, as MaskedNetwork has it.
+    ranks: (D,) which coefficients come first. periodic: (D,) which wrap, or None. Both as MaskedNetwork
+        has them; only the spline takes periodic ones.
 
     >>> layer = ConditionalLayer(3, 8, affine, 2, ranks=torch.tensor([0, 0, 1]))
     >>> transform = layer.condition(torch.randn(5, 8))  # an ordinary torch transform
@@ -118,11 +149,19 @@ class ConditionalLayer(dist.ConditionalTransformModule):
     True
     """
 
-    def __init__(self, dim: int, context_dim: int, univariate, params: int, ranks: Tensor, hidden: int = 64):
+    def __init__(
+        self, dim: int, context_dim: int, univariate, params: int, ranks: Tensor, hidden: int = 64,
+        periodic: Tensor | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.univariate = univariate
         self.ranks = ranks.tolist()
-        self.network = MaskedNetwork(ranks, context_dim, params, hidden)
+        self.network = MaskedNetwork(ranks, context_dim, params, hidden, periodic)
+
+    def transform(self, x: Tensor, at: Tensor, context: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """τ or its inverse at x, with the parameters h(at, context)."""
+        periodic = {} if self.network.periodic is None else {"periodic": self.network.periodic}
+        return self.univariate(x, self.network(at, context), inverse, **periodic)
 
     def condition(self, context: Tensor) -> transforms.Transform:
         """The layer for context (…, context_dim), as a torch transform of (…, D)."""
@@ -139,14 +178,14 @@ class _ConditionedLayer(transforms.Transform):
         self._latest: tuple = (None, None)  # an x and its log-determinant
 
     def _call(self, x: Tensor) -> Tensor:
-        y, log_slope = self.layer.univariate(x, self.layer.network(x, self.context))
+        y, log_slope = self.layer.transform(x, x, self.context)
         self._latest = x, log_slope.sum(-1)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         x = y
         for _ in range(max(self.layer.ranks) + 1):  # after pass r the ranks up to r are right
-            x, log_slope = self.layer.univariate(y, self.layer.network(x, self.context), inverse=True)
+            x, log_slope = self.layer.transform(y, x, self.context, inverse=True)
         self._latest = x, -log_slope.sum(-1)
         return x
 
@@ -156,19 +195,32 @@ class _ConditionedLayer(transforms.Transform):
         return self._latest[1]
 
 
-class Tanh(transforms.TanhTransform):
-    """From the line to the box; the box's very edge, which rounding can reach, has a finite inverse."""
+class ToBox(transforms.Transform):
+    """From the line to the box by tanh; coefficients on the circle are there already.
+
+    The box's very edge, which rounding can reach, has a finite inverse.
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, periodic: Tensor | None = None):
+        super().__init__(cache_size=1)
+        self.periodic = periodic
+
+    def _on_line(self, there: Tensor, elsewhere: Tensor) -> Tensor:
+        return there if self.periodic is None else torch.where(self.periodic, elsewhere, there)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self._on_line(x.tanh(), x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         edge = 1 - torch.finfo(y.dtype).eps
-        return torch.atanh(y.clamp(-edge, edge))
+        return self._on_line(y.clamp(-edge, edge).atanh(), y)
 
-
-class BoxUniform(dist.Uniform):
-    """Uniform on the box, edges included: torch's own leaves out the upper one, where rounding can end."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return torch.zeros_like(value) - (self.high - self.low).log()
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        slope = 2 * (math.log(2) - x - F.softplus(-2 * x))  # log (1 − tanh² x), without cancellation
+        return self._on_line(slope, torch.zeros_like(slope)).sum(-1)
 
 
 class BoxDistribution(dist.TransformedDistribution):
@@ -177,7 +229,8 @@ class BoxDistribution(dist.TransformedDistribution):
     support = constraints.independent(constraints.interval(-1.0, 1.0), 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if value is not self.transforms[-1]._cached_x_y[1]:  # its own latest sample needs no look
+        latest = self.transforms[-1]._cached_x_y[1] if self.transforms else None
+        if value is not latest:  # its own latest sample needs no look
             check_coefficients(value, self.event_shape[0])
         elif torch.is_grad_enabled() and not value.requires_grad:
             value = value.clone()  # drawn without gradients: what sampling kept would cut them here
@@ -185,6 +238,7 @@ class BoxDistribution(dist.TransformedDistribution):
 
 
 UNIVARIATE = {"affine": affine, "spline": spline}
+BASES = ("uniform", "gaussian", "mixture")
 
 
 class ConditionalFlow(nn.Module):
@@ -192,18 +246,24 @@ class ConditionalFlow(nn.Module):
 
     dim: D. context_dim: size of the context.
     univariate: "spline" (K bins, on the box) or "affine" (on the line, then tanh).
-    base: "uniform" on the box, or "gaussian" on the line with standard deviation `scale` (a number,
-        or one a coefficient): where a new flow starts. Base and layers that do not live in the same
-        space are joined by a tanh or its inverse.
-    layers: how many. coupling: two ranks that swap from layer to layer (RealNVP), instead of one
-        rank a coefficient, the order reversed from layer to layer (autoregressive). Unlike RealNVP's,
-        the first rank moves too, as the context alone tells it; so D = 1 is no special case.
+    base: "uniform" on the box; "gaussian" on the line; or "mixture", `components` Gaussians whose
+        weights, locations and scales a linear map of the context shifts. Their locations start
+        spread over the circle, or over two scales to each side on the line.
+    loc, scale: the Gaussians' centre, in the box, and their standard deviation on the line or circle,
+        numbers or one a coefficient: where a new flow starts.
+    layers: how many; 0 leaves a mixture as it is. coupling: two ranks that swap from layer to layer
+        (RealNVP), instead of one rank a coefficient, the order reversed from layer to layer
+        (autoregressive). Unlike RealNVP's, the first rank moves too, as the context alone tells it;
+        so D = 1 is no special case.
     hidden: width of the networks. bins: K.
+    periodic: for each coefficient, whether −1 and 1 are one point. Gaussians are wrapped there and
+        splines circular. Affine layers know the line only: to them it is a segment.
 
+    Base and layers that do not live in the same space are joined by a tanh or its inverse.
     `flow(context)` has batch shape (…) and event shape (D,) for a context (…, context_dim).
     Scoring the latest sample reuses what sampling computed; any other value is inverted, exactly.
 
-    >>> flow = ConditionalFlow(dim=3, context_dim=8)
+    >>> flow = ConditionalFlow(dim=3, context_dim=8, periodic=[False, False, True])
     >>> q = flow(torch.randn(5, 8))
     >>> T = q.rsample((20,))
     >>> T.shape, q.log_prob(T).shape
@@ -212,23 +272,37 @@ class ConditionalFlow(nn.Module):
 
     def __init__(
         self, dim: int, context_dim: int, univariate: str = "spline", base: str = "gaussian",
-        scale: float | list[float] = 0.3, layers: int = 1, coupling: bool = False, hidden: int = 64, bins: int = 12,
+        loc: float | list[float] = 0.0, scale: float | list[float] = 0.3, components: int = 8, layers: int = 1,
+        coupling: bool = False, hidden: int = 64, bins: int = 12, periodic: list[bool] | tuple[bool, ...] | None = None,
     ):  # fmt: skip
         super().__init__()
-        if univariate not in UNIVARIATE or base not in ("uniform", "gaussian"):
+        if univariate not in UNIVARIATE or base not in BASES:
             raise ValueError(
-                f"flow: expected univariate 'spline' or 'affine' and base 'uniform' or 'gaussian', got {univariate!r} and {base!r}"
+                f"flow: expected univariate in {', '.join(UNIVARIATE)} and base in {', '.join(BASES)}, got {univariate!r} and {base!r}"
             )
-        if layers < 1 or dim < 1:
-            raise ValueError(f"flow: expected at least one layer and one coefficient, got {layers} and {dim}")
-        self.dim, self.kind = dim, f"{univariate}, base {base}, scale {scale}, coupling {coupling}"
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).expand(dim).clone())
-        self.line_base, self.line_layers = base == "gaussian", univariate == "affine"
+        if dim < 1 or components < 1 or layers < (base != "mixture"):
+            raise ValueError(
+                f"flow: expected dim and components of 1 or more, and a layer unless the base is a mixture, got {dim}, {components} and {layers}"
+            )
+        self.kind = f"{univariate}, base {base}, loc {loc}, scale {scale}, components {components}, layers {layers}, coupling {coupling}, periodic {periodic}"
+        self.dim, self.line_base, self.line_layers = dim, base != "uniform", univariate == "affine"
+        wraps = torch.tensor(periodic) if periodic and any(periodic) and not self.line_layers else None
+        scale = torch.as_tensor(scale, dtype=torch.float32).expand(dim).clone()
+        if not (scale > 0).all() or (wraps is not None and (scale[wraps] >= 1).any()):
+            raise ValueError(f"scale: expected positive numbers, below 1 where periodic, got {scale.tolist()}")
+        loc = torch.as_tensor(loc, dtype=torch.float32).expand(dim).clone()
+        if not (loc.abs() < 1).all():
+            raise ValueError(f"loc: expected numbers inside the box, between -1 and 1, got {loc.tolist()}")
+        loc = loc.atanh() if wraps is None else torch.where(wraps, loc, loc.atanh())
+        self.register_buffer("periodic", wraps, persistent=False)
+        self.register_buffer("loc", loc, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.mixture = _MixtureParameters(context_dim, loc, scale, components, wraps) if base == "mixture" else None
         ranks = torch.arange(dim) % 2 if coupling and dim > 1 else torch.arange(dim)
         self.layers = nn.ModuleList(
             ConditionalLayer(
                 dim, context_dim, UNIVARIATE[univariate], 2 if self.line_layers else 3 * bins + 1,
-                ranks if i % 2 == 0 else ranks.max() - ranks, hidden,
+                ranks if i % 2 == 0 else ranks.max() - ranks, hidden, wraps,
             )
             for i in range(layers)
         )  # fmt: skip
@@ -237,14 +311,49 @@ class ConditionalFlow(nn.Module):
         return self.kind
 
     def forward(self, context: Tensor) -> BoxDistribution:
-        zero = context.new_zeros(*context.shape[:-1], self.dim)
-        if self.line_base:
-            base = dist.Normal(zero, self.scale, validate_args=False)
+        zero = context.new_zeros(*context.shape[:-1], 1, self.dim)
+        if self.mixture:
+            base = GaussianMixture(*self.mixture(context), self.periodic)
+        elif self.line_base:
+            base = GaussianMixture(zero[..., 0], zero + self.loc, self.scale.expand_as(zero), self.periodic)
         else:
-            base = BoxUniform(zero - 1, zero + 1, validate_args=False)
+            base = BoxUniform(zero[..., 0, :] - 1, zero[..., 0, :] + 1, validate_args=False).to_event(1)
         steps = [layer.condition(context) for layer in self.layers]
         if self.line_base != self.line_layers:
-            steps.insert(0, Tanh(cache_size=1) if self.line_base else Tanh(cache_size=1).inv)
+            to_box = ToBox(self.periodic)
+            steps.insert(0, to_box if self.line_base else to_box.inv)
         if self.line_layers:
-            steps.append(Tanh(cache_size=1))
-        return BoxDistribution(base.to_event(1), steps, validate_args=False)
+            steps.append(ToBox())
+        return BoxDistribution(base, steps, validate_args=False)
+
+
+class _MixtureParameters(nn.Module):
+    """context → (logits (…, K), locations (…, K, D), scales (…, K, D)) of a GaussianMixture."""
+
+    REACH = 3.0  # a scale stays within exp(±3) of where it starts, so that none can vanish
+
+    def __init__(self, context_dim: int, loc: Tensor, scale: Tensor, components: int, periodic: Tensor | None):
+        super().__init__()
+        D, K = len(scale), components
+        # A Sobol sequence: evenly spread in each coefficient, and in all of them together.
+        spread = torch.quasirandom.SobolEngine(D).draw(K) + 1 / (2 * K)
+        place = 2 * spread.remainder(1) - 1
+        wraps = torch.zeros(D, dtype=torch.bool) if periodic is None else periodic
+        self.register_buffer("loc", loc + torch.where(wraps, place, 2 * scale * place), persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("wraps", wraps, persistent=False)
+        self.split = [0 if K == 1 else K, K * D, K * D]  # a single weight is 1
+        self.linear = nn.Linear(context_dim, sum(self.split))
+        with torch.no_grad():
+            self.linear.weight *= 0.01
+            self.linear.bias *= 0.01
+
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        K, D = self.loc.shape
+        logits, loc, change = self.linear(context).split(self.split, -1)
+        change = self.REACH * torch.tanh(change.unflatten(-1, (K, D)) / self.REACH)
+        # Positive on the line; between 0 and 1 on the circle, where a Gaussian of 1 is all but uniform.
+        scale = torch.where(self.wraps, torch.sigmoid(self.scale.logit() + change), self.scale * change.exp())
+        if K == 1:
+            logits = context.new_zeros(*context.shape[:-1], 1)
+        return logits, self.loc + loc.unflatten(-1, (K, D)), scale

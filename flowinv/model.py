@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from pyro import poutine
 from torch import Tensor, nn
 
+from .bases import BoxUniform, draw
 from .checks import check_images
-from .flows import BoxUniform
 from .guides import GUIDES
 from .networks import ConvNet
 from .transforms import FAMILIES, TransformFamily
@@ -34,6 +34,7 @@ class InvariantClassifier(nn.Module):
     guide: images (B, C, H, W) → distribution over (D,), as in flowinv.guides.
     family: the transformations.
     original: whether the loss adds −log f(C; I), so that f also knows images as they come.
+    draw: how the loss samples q; bases.draw_hard and bases.draw_relaxed are there to see them fail.
 
     >>> model = InvariantClassifier.build("flow", "rotation_translation", in_channels=1, classes=5)
     >>> images, labels = torch.rand(8, 1, 28, 28), torch.arange(8) % 5
@@ -43,9 +44,14 @@ class InvariantClassifier(nn.Module):
     torch.Size([8, 5])
     """
 
-    def __init__(self, classifier: nn.Module, guide: nn.Module, family: TransformFamily, original: bool = True):
+    def __init__(
+        self, classifier: nn.Module, guide: nn.Module, family: TransformFamily, original: bool = True, draw=draw
+    ):
         super().__init__()
-        self.classifier, self.q, self.family, self.original = classifier, guide, family, original
+        self.classifier, self.q, self.family, self.original, self.draw = classifier, guide, family, original, draw
+
+    def extra_repr(self) -> str:
+        return f"original={self.original}, draw={self.draw.__name__}"
 
     @classmethod
     def build(cls, guide: str, family: str, in_channels: int, classes: int, width: int = 16, **options):
@@ -83,32 +89,39 @@ class InvariantClassifier(nn.Module):
         edge = images.new_ones(len(images), self.family.dim)
         return BoxUniform(-edge, edge, validate_args=False).to_event(1)
 
-    def loss(self, images: Tensor, labels: Tensor, alpha: float = 1.0, samples: int = 1) -> Tensor:
+    def loss(
+        self, images: Tensor, labels: Tensor, alpha: float | Tensor = 1.0, samples: int = 1, smoothing: float = 0.0
+    ) -> Tensor:
         """The negative ELBO per image, estimated with S samples of T: a scalar.
 
-        It equals pyro.infer.Trace_ELBO on `model` and `guide` divided by the number of images, and
-        takes a fraction of the time.
-        """
-        return sum(self.loss_terms(images, labels, alpha, samples)[:2])
+        smoothing: share of each label that is spread over all classes (Szegedy et al. 2016).
 
-    def loss_terms(self, images: Tensor, labels: Tensor, alpha: float, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(classifier's term, α · KL(q ‖ prior), entropy of q in nats), each a mean over images."""
-        q = self.q(images)
-        T = q.rsample((samples,))
-        entropy = -q.log_prob(T).mean()
-        logits = self.logits(images, T)
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.repeat(samples))
+        Without smoothing it equals pyro.infer.Trace_ELBO on `model` and `guide` divided by the number
+        of images, and takes a fraction of the time. For a q without reparametrised samples the two
+        are equal in expectation, and so are their gradients; this one varies less (see bases.draw).
+        """
+        nll, entropy = self.loss_terms(images, labels, samples, smoothing)
+        return nll + alpha * (self.family.dim * math.log(2) - entropy)
+
+    def loss_terms(
+        self, images: Tensor, labels: Tensor, samples: int = 1, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """(classifier's term, entropy of q in nats), each a mean over images."""
+        T, log_prob, weights = self.draw(self.q(images), samples)
+        logits = self.logits(images, T).movedim(-1, 1)  # (S, classes, B), as cross_entropy has it
+        nll = F.cross_entropy(logits, labels.expand(len(T), -1), reduction="none", label_smoothing=smoothing)
+        nll, entropy = ((weights * x).sum(0).mean() for x in (nll, -log_prob))
         if self.original:
-            nll = nll + F.cross_entropy(self.classifier(images), labels)
-        return nll, alpha * (self.family.dim * math.log(2) - entropy), entropy
+            nll = nll + F.cross_entropy(self.classifier(images), labels, label_smoothing=smoothing)
+        return nll, entropy
 
     @torch.no_grad()
     def predict(self, images: Tensor, samples: int = 20) -> Tensor:
         """log P(C | I) ≈ log 1/S Σ_s f(C; A_{T_s}(I)): class log-probabilities (B, classes).
 
         Probabilities are averaged, not logits: that is what the graphical model says. samples = 0
-        leaves the image as it is: the plain classifier. The images move to the model's device. Raises ValueError if the images are not
-        floats in [0, 1] with shape (B, C, H, W).
+        leaves the image as it is: the plain classifier. The images move to the model's device. Raises
+        ValueError if the images are not floats in [0, 1] with shape (B, C, H, W).
         """
         check_images(images)
         images = images.to(next(self.parameters()).device)

@@ -1,5 +1,6 @@
 """Encoders and classifiers."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +12,6 @@ class ConvNet(nn.Module):
     layer. Strided convolutions take a third of the time of convolution and pooling. LeakyReLU,
     because an encoder of ReLUs can die: all images then get one and the same embedding.
 
-    >>> import torch
     >>> ConvNet(1, 5, width=16)(torch.rand(8, 1, 28, 28)).shape
     torch.Size([8, 5])
     """
@@ -29,3 +29,30 @@ class ConvNet(nn.Module):
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), 0.1)
         return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+class CropNet(nn.Module):
+    """Logits for places in the picture: images (B, C, H, W) → (B, Σ n²), one for each cell of n×n grids.
+
+    grids: n of each grid. Strided convolutions make features; each grid reads its own depth of them,
+    pooled to n×n, through a 1×1 convolution: a place's logit depends on what lies there.
+
+    >>> CropNet(3, [16, 8, 1])(torch.rand(2, 3, 64, 64)).shape
+    torch.Size([2, 321])
+    """
+
+    def __init__(self, in_channels: int, grids: list[int], width: int = 8):
+        super().__init__()
+        self.grids = grids
+        channels = [in_channels] + [width * 2**i for i in range(len(grids))]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(channels, channels[1:])
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in channels[1:])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, logits = images - 0.5, []
+        for n, convolution, head in zip(self.grids, self.convolutions, self.heads):
+            x = F.leaky_relu(convolution(x), 0.1)
+            logits.append(head(F.adaptive_avg_pool2d(x, n)).flatten(1))
+        return torch.cat(logits, -1)

@@ -1,43 +1,96 @@
 """Training: one loop for every method, with a progress bar, checkpoints and exact resume."""
 
-import json
 import math
-import os
 import time
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from .checkpoints import CheckpointError, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .checks import check_images, check_labels
 from .model import InvariantClassifier
 from .transforms import FAMILIES
+
+__all__ = ["CheckpointError", "EntropyControl", "Schedule", "Settings", "TrainingWarning", "fit", "pick_device"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """α from `start` to `end`, evenly in its logarithm, over a `share` of the epochs after burn-in.
+
+    >>> [round(Schedule(1.0, 0.01, share=1.0).at(progress, torch.zeros(())), 3) for progress in (0, 0.5, 1)]
+    [1.0, 0.1, 0.01]
+    """
+
+    start: float
+    end: float
+    share: float = 0.5
+
+    def __post_init__(self):
+        if not (self.start > 0 and self.end > 0 and 0 < self.share <= 1):
+            raise ValueError(f"schedule: expected positive alphas and a share in (0, 1], got {self}")
+
+    def at(self, progress: float, integral: Tensor) -> float:
+        return self.start * (self.end / self.start) ** min(1.0, progress / self.share)
+
+    def observe(self, entropy: Tensor, integral: Tensor) -> None:
+        """A schedule looks at nothing."""
+
+
+@dataclass(frozen=True)
+class EntropyControl:
+    """α that steers the mean entropy to `target` (nats, at most D log 2).
+
+    log α is that of `start` plus an integral of the error, target − entropy, clipped to ±1 and weighted
+    by `rate` at each step. The integral stays within ± `bound`, so that a target out of reach costs
+    nothing once it is in reach again.
+    """
+
+    target: float
+    start: float = 0.1
+    rate: float = 0.01
+    bound: float = 4.0
+
+    def __post_init__(self):
+        if not (self.start > 0 and self.rate > 0 and self.bound > 0):
+            raise ValueError(f"entropy control: expected a positive start, rate and bound, got {self}")
+
+    def at(self, progress: float, integral: Tensor) -> Tensor:
+        return self.start * integral.exp()
+
+    def observe(self, entropy: Tensor, integral: Tensor) -> None:
+        error = (self.target - entropy.detach()).clamp(-1, 1)
+        integral.add_(self.rate * error).clamp_(-self.bound, self.bound)
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to train.
 
-    alpha: price of entropy, 1/λ. samples: S, transformations an image and step.
+    alpha: price of entropy, 1/λ: a number, a Schedule or an EntropyControl.
+    samples: S, transformations an image and step.
     lr, guide_lr: Adam's rates for the classifier and for q(T | I); both follow half a cosine to 0.
     burn_in: epochs in which the classifier alone learns, from images as they are.
+    freeze: whether the classifier then stays as it is.
+    smoothing: share of each label that is spread over all classes.
     clip: the largest norm of a step's gradient. seed: of everything random in training.
     """
 
     epochs: int = 32
     batch_size: int = 64
-    alpha: float = 0.3
+    alpha: float | Schedule | EntropyControl = 0.3
     samples: int = 2
     lr: float = 3e-3
     guide_lr: float = 3e-3
     burn_in: int = 2
+    freeze: bool = False
+    smoothing: float = 0.0
     clip: float = 1.0
     seed: int = 0
 
@@ -45,12 +98,14 @@ class Settings:
         for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not (self.alpha >= 0 and self.burn_in >= 0):
+        if not self.burn_in >= 0 or not (isinstance(self.alpha, Schedule | EntropyControl) or self.alpha >= 0):
             raise ValueError(f"alpha and burn_in: expected 0 or more, got {self.alpha} and {self.burn_in}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing: expected a share in [0, 1), got {self.smoothing}")
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint does not fit the model or the settings, or cannot be read."""
+class TrainingWarning(UserWarning):
+    """Training goes on, but something looks wrong."""
 
 
 def pick_device() -> torch.device:
@@ -81,7 +136,7 @@ def fit(
     each_epoch: Callable[[InvariantClassifier], dict] | None = None,
     progress: bool = True,
 ) -> list[dict]:
-    """Train the model in place; returns one dict an epoch: epoch, loss, entropy (nats), seconds.
+    """Train the model in place; returns one dict an epoch: epoch, loss, entropy (nats), alpha, seconds.
 
     images (N, C, H, W), floats in [0, 1]; labels (N,), int64. They move to the device whole.
     settings: its seed goes to torch's global generator, so a run repeats whatever came before it.
@@ -93,7 +148,9 @@ def fit(
     progress: a bar with the loss, the entropy and images per second.
 
     Raises ValueError for images, labels or settings that do not fit, CheckpointError for a
-    checkpoint of another model or other settings, FloatingPointError when the loss is not finite.
+    checkpoint of another model or other settings, FloatingPointError when the loss or a gradient is
+    not finite or the entropy is above the box's. Warns (TrainingWarning) when the guide's encoder
+    gives all images one embedding.
 
     >>> from flowinv.data import load
     >>> digits = load("mnist", sample=True).only([1, 6])
@@ -116,51 +173,73 @@ def fit(
     optimizer = torch.optim.Adam(groups, lr=settings.lr)
     torch.manual_seed(settings.seed)
     history: list[dict] = []
+    control = torch.zeros((), device=device)  # the integral of an EntropyControl
     if checkpoint and Path(checkpoint).exists():
-        history = load_checkpoint(checkpoint, model, optimizer, settings, labels)
+        history = load_checkpoint(checkpoint, model, optimizer, control, settings, labels)
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
+    rule, constant = settings.alpha, not isinstance(settings.alpha, Schedule | EntropyControl)
     quiet = {} if progress else {"disable": True}  # unset, so that the variable TQDM_DISABLE can speak
     with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", **quiet) as bar:
         for epoch in range(len(history), settings.epochs):
-            start = time.perf_counter()
+            start, burning_in = time.perf_counter(), epoch < settings.burn_in
+            frozen = settings.freeze and not burning_in
             model.train()
-            total = torch.zeros(2, device=device)  # loss, entropy: summed there, read once an epoch
+            model.classifier.train(not frozen)
+            model.classifier.requires_grad_(not frozen)
+            # Loss, entropy, α, and steps whose gradient alone is not finite: summed there, read once an epoch.
+            total, alpha = torch.zeros(4, device=device), 0.0
             for i, batch in enumerate(torch.randperm(N).to(device).split(settings.batch_size)):
                 decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * decay
                 x, y = images[batch], labels[batch]
-                if epoch < settings.burn_in:
-                    loss, entropy = cross_entropy(model.classifier(x), y), total.new_zeros(())
+                if burning_in:
+                    loss = cross_entropy(model.classifier(x), y, label_smoothing=settings.smoothing)
+                    entropy = total.new_zeros(())
                 else:
-                    nll, kl, entropy = model.loss_terms(x, y, settings.alpha, settings.samples)
-                    loss = nll + kl
+                    share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
+                    alpha = rule if constant else rule.at(share, control)
+                    nll, entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
+                    loss = nll + alpha * (model.family.dim * math.log(2) - entropy)
+                    if not constant:
+                        rule.observe(entropy, control)
                 optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                if loss.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
+                    loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
                 optimizer.step()
-                total += len(batch) / N * torch.stack([loss.detach(), entropy.detach()])
+                row = loss.detach(), entropy.detach(), torch.as_tensor(alpha, device=device, dtype=loss.dtype)
+                total[:3] += len(batch) / N * torch.stack(row)
+                total[3] += loss.detach().isfinite() & ~norm.isfinite()
                 bar.update(len(batch))
-            loss, entropy = total.tolist()
-            _check_health(epoch, loss, entropy, model.family.dim)
-            row = {"epoch": epoch + 1, "loss": loss, "entropy": entropy if epoch >= settings.burn_in else None}
+            loss, entropy, alpha, broken = total.tolist()
+            _check_health(epoch, loss, entropy, int(broken), steps, model.family.dim)
+            row = {"epoch": epoch + 1, "loss": loss, "entropy": None, "alpha": None}
+            if not burning_in:
+                row |= {"entropy": entropy, "alpha": alpha, **_embedding_spread(model, images)}
             row["seconds"] = time.perf_counter() - start
             if each_epoch:
                 model.eval()
-                state = _random_state(device)
+                state = random_state(device)
                 row |= each_epoch(model)
-                _set_random_state(state, device)
+                set_random_state(state, device)
             history.append(row)
             bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
             if checkpoint:
-                save_checkpoint(checkpoint, model, optimizer, settings, labels, history)
+                save_checkpoint(checkpoint, model, optimizer, control, settings, labels, history)
+    model.classifier.requires_grad_(True)
     model.eval()
     return history
 
 
-def _check_health(epoch: int, loss: float, entropy: float, dim: int) -> None:
+def _check_health(epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int) -> None:
     """Stop a run that has gone wrong before it spoils the checkpoint."""
+    if broken:
+        raise FloatingPointError(
+            f"epoch {epoch + 1}: the gradient was not finite in {broken} of {steps} steps while the loss was;"
+            " look for a square root, logarithm or division at 0 in the classifier, the guide or the transformation"
+        )
     if not math.isfinite(loss + entropy):
         raise FloatingPointError(
             f"epoch {epoch + 1}: loss {loss}, entropy {entropy}; try a lower guide_lr or clip, or a longer burn_in"
@@ -172,94 +251,19 @@ def _check_health(epoch: int, loss: float, entropy: float, dim: int) -> None:
         )
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
-def _identity(model: InvariantClassifier, labels: Tensor) -> dict:
-    """What a checkpoint must share with the run that goes on from it, beside shapes and settings."""
-    return {
-        "model": repr(model),
-        "family": list(model.family.names),
-        "images per class": torch.bincount(labels).tolist(),
-    }
-
-
-def save_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, settings: Settings, labels: Tensor, history: list[dict]
-) -> None:
-    """Model, optimiser, random state and history in one safetensors file, written whole or not at all."""
-    path = Path(path)
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    tensors |= {f"random.{key}": value for key, value in _random_state(next(model.parameters()).device).items()}
-    about = {"settings": asdict(settings), "identity": _identity(model, labels), "history": history}
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"flowinv": json.dumps(about)})
-        os.replace(partial, path)
-    except TypeError as error:
-        raise CheckpointError(
-            f"{path} was not written ({error}): let each_epoch return plain numbers, lists and strings"
-        ) from None
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise CheckpointError(
-            f"{path} could not be written ({error}): free some space or choose another folder; the last one is as it was"
-        ) from None
-
-
-def load_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, settings: Settings, labels: Tensor
-) -> list[dict]:
-    """Put everything back and return the history; nothing is changed unless all of it fits."""
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["flowinv"])
-            then, identity, history = about["settings"], about["identity"], about["history"]
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint ({error}): delete it to start afresh") from None
-    now = asdict(settings)
-    changed = [f"{key} {then.get(key)} (now {now[key]})" for key in now if then.get(key) != now[key]]
-    if changed:
-        raise CheckpointError(f"{path} was trained with {', '.join(changed)}: use those settings, or another file")
-    own = model.state_dict()
-    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    for key in own.keys() | weights.keys():
-        here, there = (tuple(w[key].shape) if key in w else "nothing" for w in (own, weights))
-        if here != there:
-            raise CheckpointError(
-                f"{path} holds another model ({key}: {there} there, {here} here): build the same one, or use another file"
-            )
-    for key, value in _identity(model, labels).items():
-        if identity.get(key) != value:
-            raise CheckpointError(f"{path} is of another run (its {key} differs): use the same one, or another file")
-    model.load_state_dict(weights)
-    state: dict[int, dict] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    device = next(model.parameters()).device
-    kinds = _random_state(device)  # a checkpoint from another kind of device has no state for this one
-    saved = {kind: tensors[f"random.{kind}"] for kind in kinds if f"random.{kind}" in tensors}
-    _set_random_state(saved, device)
-    return history
+@torch.no_grad()
+def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict:
+    """How much the encoder's embedding varies over images: its standard deviation over its size."""
+    encoder = getattr(model.q, "encoder", None)
+    if encoder is None:
+        return {}
+    embedding = encoder(images[:256])
+    spread = (embedding.std(0).norm() / embedding.pow(2).mean(0).sqrt().norm()).item()
+    if spread < 0.01:
+        warnings.warn(
+            f"the encoder has collapsed: its embedding varies by {spread:.1e} of its size over images, so q(T | I) is one"
+            " for all; try a lower guide_lr, another seed, or an encoder of LeakyReLU",
+            TrainingWarning,
+            stacklevel=3,
+        )
+    return {"embedding_spread": spread}

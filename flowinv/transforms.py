@@ -5,6 +5,8 @@ A family spans a subspace of the Lie algebra of the plane's affine maps. Coeffic
 
     M(T) = exp(Σ_d T_d G_d),      A_T(I)(p) = I(M(T) p).
 
+One after the other is one product: A_b(A_a(I)) = I(M(a) M(b) p), which `compose` computes.
+
 Convention (the one of torch's affine_grid and grid_sample):
     shapes       images (B, C, H, W); T (S, B, D) or (B, D); matrices (…, 2, 3)
     coordinates  x to the right, y down, −1 and +1 at the picture's outer edges (align_corners=False)
@@ -14,13 +16,14 @@ Convention (the one of torch's affine_grid and grid_sample):
     padding      what comes from outside the picture is 0
     not square   a rotation is rigid in pixels, and a translation by 1 is half the longer side
 
-Source: Singhal et al. 2023, section 4 (the six affine generators); Hall, Lie Groups, chapter 2.
+Source: Singhal et al. 2023, section 4 (the six affine generators) and equation 20 (decoupled);
+Hall, Lie Groups, chapter 2.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import pi
+from math import factorial, pi
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +40,35 @@ GENERATORS = {
     "scale": [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0]],  # both axes by exp(0.5)
     "stretch": [[0.5, 0, 0], [0, -0.5, 0], [0, 0, 0]],  # x by exp(0.5), y by exp(−0.5)
     "shear": [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]],  # the stretch along the diagonals
+    # One entry of the matrix each, as equation 20 has it. b = −d = −r and the rest 0 is a rotation by r.
+    "a": [[0.5, 0, 0], [0, 0, 0], [0, 0, 0]],  # x by exp(0.5)
+    "b": [[0, pi, 0], [0, 0, 0], [0, 0, 0]],
+    "c": [[0, 0, 1], [0, 0, 0], [0, 0, 0]],  # a translation in x
+    "d": [[0, 0, 0], [pi, 0, 0], [0, 0, 0]],
+    "e": [[0, 0, 0], [0, 0.5, 0], [0, 0, 0]],  # y by exp(0.5)
+    "f": [[0, 0, 0], [0, 0, 1], [0, 0, 0]],  # a translation in y
 }
 
 
 def exponential(A: Tensor) -> Tensor:
-    """exp(A)'s upper two rows, for any A (…, 3, 3)."""
-    return torch.linalg.matrix_exp(A)[..., :2, :]
+    """exp(A)'s upper two rows, for A (…, 3, 3) whose last row is 0 and whose norm is at most 4.
+
+    With A = [[B, t], [0, 0]] it is [[exp B, φ(B) t]], where φ(B) = Σ_k B^k / (k + 1)! and
+    exp B = 1 + B φ(B). B is a multiple s of the identity plus a matrix N without trace, whose square
+    is a number: N² = δ. So powers of B stay of the form p + q N, and Horner's rule needs numbers
+    only. Unlike torch.linalg.matrix_exp it makes no GPU wait and is faster for small matrices.
+    """
+    a, b, d, e = A[..., 0, 0], A[..., 0, 1], A[..., 1, 0], A[..., 1, 1]
+    s, n = (a + e) / 2, (a - e) / 2
+    δ = n * n + b * d
+    p, q = torch.full_like(s, 1 / factorial(TERMS)), torch.zeros_like(s)
+    for k in range(TERMS - 1, 0, -1):  # φ ← φ B + 1/k!
+        p, q = torch.addcmul(q * δ, p, s) + 1 / factorial(k), torch.addcmul(p, q, s)
+    φ = torch.stack([p + q * n, q * b, q * d, p - q * n], -1).unflatten(-1, (2, 2))
+    return torch.eye(2, 3, dtype=A.dtype, device=A.device) + φ @ A[..., :2, :]
+
+
+TERMS = 26  # of the exponential's series: for norms up to 4 what is left out is below 1e-12
 
 
 def rigid_exponential(A: Tensor) -> Tensor:
@@ -60,14 +86,46 @@ def rigid_exponential(A: Tensor) -> Tensor:
     return torch.stack([cos, -sin, x, sin, cos, y], -1).unflatten(-1, (2, 3))
 
 
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """The matrix (…, 2, 3) of one map after the other: warping by it is warping by `first`, then `second`.
+
+    >>> quarter = FAMILIES["rotation"].matrix(torch.tensor([0.5]))
+    >>> compose(quarter, quarter).round(decimals=3) + 0.0
+    tensor([[-1.,  0.,  0.],
+            [ 0., -1.,  0.]])
+    """
+    linear = first[..., :2] @ second
+    return torch.cat([linear[..., :2], linear[..., 2:] + first[..., 2:]], -1)
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """I(M p), bilinear: images (B, C, H, W) by matrices (B, 2, 3) or, S for each, (S, B, 2, 3).
+
+    >>> warp(torch.ones(8, 1, 28, 28), torch.eye(2, 3).expand(20, 8, 2, 3)).shape
+    torch.Size([20, 8, 1, 28, 28])
+    """
+    B, C, H, W = images.shape
+    if H != W:  # from units in which a circle is round to normalised ones, and back
+        L = max(H, W)
+        matrices = matrices * matrices.new_tensor([[1, H / W, L / W], [W / H, 1, L / H]])
+    grid = F.affine_grid(matrices.flatten(0, -3), [matrices.shape[:-2].numel(), C, H, W], align_corners=False)
+    images = images.expand(*matrices.shape[:-2], C, H, W)
+    warped = F.grid_sample(images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return warped.view(images.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class TransformFamily:
     """Transformations with D coefficients T in the box [−1, 1]^D.
 
     names: of the coefficients, D strings.
     generators: (D, 3, 3) float64, in units such that 1 is the largest transformation meant.
-    periodic: for each coefficient, whether −1 and 1 are the same transformation.
+    periodic: for each coefficient, whether −1 and 1 are one angle. They are one map where rotation
+        stands alone or beside scale. Beside a translation t, (t, 1) is the map of (−t, −1); beside
+        stretch and shear the two are near.
     exp: (…, 3, 3) → (…, 2, 3), the matrix exponential or a closed form of it.
+
+    A subclass may compute `matrix` in another way, and say at which coefficients it is the identity.
 
     >>> family = FAMILIES["rotation"]
     >>> family.matrix(torch.tensor([0.5])).round(decimals=3) + 0.0  # a quarter turn
@@ -86,6 +144,11 @@ class TransformFamily:
     def dim(self) -> int:
         """D, the number of coefficients."""
         return len(self.names)
+
+    @property
+    def identity(self) -> Tensor:
+        """The coefficients (D,) that change nothing."""
+        return torch.zeros(self.dim)
 
     def matrix(self, T: Tensor) -> Tensor:
         """M(T) = exp(Σ T_d G_d), (…, D) → (…, 2, 3): from output to input coordinates."""
@@ -112,15 +175,29 @@ class TransformFamily:
             )
         if validate:
             check_coefficients(T, self.dim)
-        B, C, H, W = images.shape
-        M = self.matrix(T)
-        if H != W:  # from units in which a circle is round to normalised ones, and back
-            L = max(H, W)
-            M = M * M.new_tensor([[1, H / W, L / W], [W / H, 1, L / H]])
-        grid = F.affine_grid(M.flatten(0, -3), [M.shape[:-2].numel(), C, H, W], align_corners=False)
-        images = images.expand(*T.shape[:-1], C, H, W)
-        warped = F.grid_sample(images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return warped.view(images.shape)
+        return warp(images, self.matrix(T))
+
+
+class Crop(TransformFamily):
+    """Crops, enlarged to the full picture: T = (centre x, centre y, width, height).
+
+    Width and height go from MIN_SIZE of the picture's at −1 to all of it at 1, evenly in their
+    logarithm. The centre is a share of the room that is left, so no crop leaves the picture. That
+    puts the identity on the box's edge, at (0, 0, 1, 1): a crop can be smaller than the picture,
+    never larger. Crops are no Lie group: they have no generators.
+
+    Source: Singhal et al. 2023, section 5 (TinyImageNet); Miao et al. 2022 (InstaAug).
+    """
+
+    MIN_SIZE = 0.2
+
+    @property
+    def identity(self) -> Tensor:
+        return torch.tensor([0.0, 0.0, 1.0, 1.0])
+
+    def matrix(self, T: Tensor) -> Tensor:
+        size = self.MIN_SIZE ** ((1 - T[..., 2:]) / 2)
+        return torch.cat([torch.diag_embed(size), (T[..., :2] * (1 - size)).unsqueeze(-1)], -1)
 
 
 @lru_cache  # moved to a device once, not at every step
@@ -130,7 +207,6 @@ def _generators(family: TransformFamily, device: torch.device, dtype: torch.dtyp
 
 def _family(*names: str, exp=exponential) -> TransformFamily:
     generators = torch.tensor([GENERATORS[name] for name in names], dtype=torch.float64)
-    # An angle wraps: +1 and −1 turn alike. (Beside a translation t the same map is (t, 1) and (−t, −1).)
     return TransformFamily(names, generators, tuple(name == "rotation" for name in names), exp)
 
 
@@ -139,5 +215,9 @@ FAMILIES = Registry(
     rotation=_family("rotation", exp=rigid_exponential),
     translation=_family("translation x", "translation y", exp=rigid_exponential),
     rotation_translation=_family("translation x", "translation y", "rotation", exp=rigid_exponential),
-    affine=_family(*GENERATORS),
+    similarity=_family("translation x", "translation y", "rotation", "scale"),
+    affine=_family("translation x", "translation y", "rotation", "scale", "stretch", "shear"),
+    decoupled=_family("a", "b", "c", "d", "e", "f"),
+    rotation_discovery=_family("b", "d"),
+    crop=Crop(("centre x", "centre y", "width", "height"), torch.zeros(0, 3, 3), (False,) * 4),
 )

@@ -87,7 +87,7 @@ def test_stored_results_are_complete_and_traceable(profile):
     assert [(e["guide"], e["seed"]) for e in entries] == [(row, s) for row in experiment.guides for s in SEEDS]
     for entry in entries:
         settings = experiment.settings(profile, entry["seed"])
-        now = [vars(settings), list(experiment.guides[entry["guide"]]), experiment.family]
+        now = [asdict(settings), list(experiment.guides[entry["guide"]]), experiment.family]
         assert [entry["settings"], entry["options"], entry["family"]] == now, "these changed: run the experiment again"
         assert ("embedded sample): 5,000" if profile == "quick" else "MNIST: 29,953") in entry["data"]
         assert entry["revision"] != "unknown" and entry["device"] and entry["date"]
