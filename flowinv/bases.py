@@ -122,6 +122,9 @@ class UniformMixture(dist.TorchDistribution):
         self.log_weights, self.low, self.high = logits.log_softmax(-1), low, high
         super().__init__(logits.shape[:-1], low.shape[-1:], validate_args=False)
 
+    def expand(self, batch_shape, _instance=None):
+        return UniformMixture(self.log_weights.expand(*batch_shape, len(self.low)), self.low, self.high)
+
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
         k = dist.Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))

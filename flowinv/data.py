@@ -1,15 +1,21 @@
-"""Data sets: where they come from, their cache and their checks.
+"""Data sets: where they come from, their cache, their checks, and versions of them made by a seed.
 
 `load("mnist")` reads $FLOWINV_DATA/mnist.npz, by default ~/.cache/flowinv/mnist.npz; if that is
-missing it downloads MNIST with torchvision and writes it there. `load("mnist", sample=True)` reads
-the sample inside the package and needs no network. Every array is checked against its SHA-256, and
-nothing is unpickled.
+missing it downloads the data set and writes it there. `load("mnist", sample=True)` reads the sample
+inside the package and needs no network. Every array is checked against its SHA-256, and nothing is
+unpickled.
 
-A cache file holds train_images, train_labels, test_images and test_labels, uint8, images (N, 28, 28).
+A cache file holds train_images, train_labels, test_images and test_labels, uint8, images (N, 28, 28)
+or (N, 32, 32, 3).
+
+The paper's other sets are made from these: `load("cifar10").long_tail()` is CIFAR10-LT,
+`load("mnist").rotated()` RotMNIST, `load("mnist").long_tail().rotated()` RotMNIST-LT. Mario-Iggy is in
+mario_iggy.py, `load_folder` reads images of your own.
 """
 
 import hashlib
 import os
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -21,14 +27,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor
+from torchvision.datasets.utils import download_url
 
 from .checks import Registry
+from .transforms import FAMILIES
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 # SHA-256 of each array's bytes, in the order of ARRAYS: the full set and the embedded sample, which
-# `make_sample` draws from it.
+# `write_sample` draws from it.
 SHA256 = Registry(
     "data set",
     mnist=(
@@ -36,6 +45,18 @@ SHA256 = Registry(
         "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
         "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
         "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    ),
+    fashion_mnist=(
+        "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+        "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+        "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+        "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+    ),
+    cifar10=(
+        "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+        "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+        "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+        "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
     ),
 )
 SAMPLE_SHA256 = {
@@ -45,8 +66,26 @@ SAMPLE_SHA256 = {
         "438d6b8fa58c4d00637b6b4b4fd75164abd1dc758c717680a2c955b80550fecc",
         "bcde0c523d76ce99cad57a12194313cb63f1901ec1adb06d2c41c4d241fb87f4",
     ),
+    "cifar10": (
+        "5c7f59ed90cfe76d9b4870271b107294541783180656d25ed6543a9288ec5cbf",
+        "7182103e24583c5a02e84d114dd1458f1495d5db75b31b539f4b9df89b644409",
+        "305086ebe2dd8da92c584d6fe0a00d82bc5ddf2170a9f88e5ce504648c0d0b46",
+        "60e46ceaa0f95b90d0c5d10e98e3e58d6c5bca8f10e04c46bfc0e18e11922950",
+    ),
 }
-TITLES = {"mnist": "MNIST"}
+SAMPLE_SIZES = {"mnist": (1000, 200), "cifar10": (200, 100)}  # training and test images of each class
+TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}  # fmt: skip
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 class DataError(RuntimeError):
@@ -55,7 +94,10 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, C, H, W), float32 in [0, 1], and labels (N,), int64; printing it says what it is."""
+    """Images (N, C, H, W), float32 in [0, 1], and labels (N,), int64; printing it says what it is.
+
+    angles: (N,), by how many degrees each image was turned counter-clockwise, where that is known.
+    """
 
     title: str
     classes: tuple[str, ...]
@@ -63,6 +105,13 @@ class Dataset:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+    train_angles: Tensor | None = None
+    test_angles: Tensor | None = None
+
+    def _pick(self, split: str, index: Tensor) -> dict[str, Tensor]:
+        """Those of a split's images, labels and angles that `index` names."""
+        parts = {f"{split}_{kind}": getattr(self, f"{split}_{kind}") for kind in ("images", "labels", "angles")}
+        return {key: None if value is None else value[index] for key, value in parts.items()}
 
     def only(self, classes: list[int]) -> "Dataset":
         """The images of these classes, renumbered 0, 1, … in the order given.
@@ -73,14 +122,52 @@ class Dataset:
         if not classes or not set(classes) <= set(range(len(self.classes))):
             raise ValueError(f"classes: expected numbers from 0 to {len(self.classes) - 1}, got {classes}")
         parts = {}
+        number = torch.full((len(self.classes),), -1)
+        number[classes] = torch.arange(len(classes))
         for split in ("train", "test"):
-            labels = getattr(self, f"{split}_labels")
-            chosen = torch.isin(labels, torch.tensor(classes))
-            number = torch.full((len(self.classes),), -1)
-            number[classes] = torch.arange(len(classes))
-            parts[f"{split}_images"] = getattr(self, f"{split}_images")[chosen]
-            parts[f"{split}_labels"] = number[labels[chosen]]
+            parts |= self._pick(split, torch.isin(getattr(self, f"{split}_labels"), torch.tensor(classes)))
+            parts[f"{split}_labels"] = number[parts[f"{split}_labels"]]
         return replace(self, classes=tuple(self.classes[c] for c in classes), **parts)
+
+    def long_tail(self, ratio: float = 10.0, seed: int = 0) -> "Dataset":
+        """Fewer and fewer training images from class to class: n ratio^(−c / (classes − 1)) of class c.
+
+        n: the size of the smallest class, so that CIFAR-10's go from 5,000 to 500. The seed chooses which
+        images stay; the test images all do.
+
+        >>> load("mnist", sample=True).long_tail().train_labels.bincount().tolist()
+        [1000, 774, 599, 464, 359, 278, 215, 167, 129, 100]
+        """
+        if not ratio >= 1 or len(self.classes) < 2:
+            raise ValueError(
+                f"long_tail: expected a ratio of 1 or more and two classes, got {ratio} and {self.classes}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        smallest, last = self.train_labels.bincount().min().item(), len(self.classes) - 1
+        kept = []
+        for c in range(last + 1):
+            members = (self.train_labels == c).nonzero().squeeze(1)
+            order = torch.randperm(len(members), generator=generator)
+            kept.append(members[order[: round(smallest * ratio ** (-c / last))]])
+        index = torch.cat(kept).sort().values
+        return replace(self, title=f"{self.title}, long tail", **self._pick("train", index))
+
+    def rotated(self, degrees: float = 180.0, seed: int = 0) -> "Dataset":
+        """Every image, of training and test, turned once by an angle uniform within ± degrees.
+
+        >>> rotated = load("mnist", sample=True).only([1]).rotated(90)
+        >>> rotated.test_images.shape, rotated.test_angles.abs().max() <= 90
+        (torch.Size([200, 1, 28, 28]), tensor(True))
+        """
+        if not 0 < degrees <= 180:
+            raise ValueError(f"rotated: expected degrees in (0, 180], got {degrees}")
+        generator, parts = torch.Generator().manual_seed(seed), {}
+        for split in ("train", "test"):
+            images = getattr(self, f"{split}_images")
+            angles = degrees * (2 * torch.rand(len(images), generator=generator) - 1)
+            turned = FAMILIES["rotation"].warp(images, angles[:, None] / 180).clamp(0, 1)
+            parts |= {f"{split}_images": turned, f"{split}_angles": angles}
+        return replace(self, title=f"{self.title}, rotated by up to ±{degrees:g}°", **parts)
 
     def __str__(self) -> str:
         return (
@@ -106,8 +193,9 @@ def load(name: str, sample: bool = False) -> Dataset:
     """
     sums = SHA256[name]
     if sample:
-        path = Path(__file__).parent / "samples" / f"{name}.npz"
-        remedy, sums = "install flowinv again", SAMPLE_SHA256[name]
+        if name not in SAMPLE_SHA256:
+            raise DataError(f"{name} has no embedded sample: use load({name!r}), or one of {', '.join(SAMPLE_SHA256)}")
+        path, sums, remedy = SAMPLES / f"{name}.npz", SAMPLE_SHA256[name], "install flowinv again"
     else:
         path = cache_file(name)
         remedy = "delete the file; the next call downloads it again"
@@ -117,25 +205,66 @@ def load(name: str, sample: bool = False) -> Dataset:
     tensors = {}
     for key, array in arrays.items():
         tensor = torch.from_numpy(array)
-        tensors[key] = tensor.long() if key.endswith("labels") else tensor[:, None].float() / 255
+        if key.endswith("images"):
+            tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+            tensors[key] = tensor.float().contiguous() / 255
+        else:
+            tensors[key] = tensor.long()
     title = TITLES[name] + (" (embedded sample)" if sample else "")
-    return Dataset(title, tuple(str(c) for c in range(10)), **tensors)
+    return Dataset(title, CLASSES[name], **tensors)
+
+
+def load_folder(path: str | Path, size: int = 32) -> Dataset:
+    """Images of your own: path/train/<class>/… and path/test/<class>/…, as torchvision's ImageFolder has them.
+
+    size: the shorter side is brought to it and the middle cut out, (N, 3, size, size). All images are held
+    in memory, so this is for sets of some ten thousand small ones.
+    """
+    transform = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(size),
+            torchvision.transforms.CenterCrop(size),
+            torchvision.transforms.ToTensor(),
+        ]
+    )
+    path, parts, classes = Path(path), {}, {}
+    for split in ("train", "test"):
+        try:
+            folder = torchvision.datasets.ImageFolder(path / split, transform)
+            images, labels = zip(*folder)
+        except OSError as error:  # no folder, no classes, no images, or one that is none
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{path / split} is not a folder of images ({reason}): put them in {path}/{split}/<class>/"
+            ) from None
+        parts |= {f"{split}_images": torch.stack(images), f"{split}_labels": torch.tensor(labels)}
+        classes[split] = tuple(folder.classes)
+    if classes["train"] != classes["test"]:
+        raise DataError(
+            f"{path}: expected the same classes in train and test, got {classes['train']} and {classes['test']}"
+        )
+    return Dataset(path.name, classes["train"], **parts)
 
 
 @lru_cache(maxsize=2)
 def _read(path: Path, sums: tuple[str, ...], remedy: str, modified: int) -> dict[str, np.ndarray]:
     """The arrays of a file, checked; once for each state of the file, whatever is asked of it later."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}): {remedy}") from None
-    _check(path, arrays, sums, remedy)
+    arrays = read_arrays(path, ARRAYS, remedy)
+    check_sums(path, arrays, dict(zip(ARRAYS, sums, strict=True)), remedy)
     return arrays
 
 
-def _check(path: Path, arrays: dict[str, np.ndarray], sums: tuple[str, ...], remedy: str) -> None:
-    for key, expected in zip(ARRAYS, sums, strict=True):
+def read_arrays(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, np.ndarray]:
+    """Named arrays of an .npz; images may be a lossless WebP sheet beside it instead."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {key: file[key] if key in file else _unpack(path, key) for key in keys}
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}): {remedy}") from None
+
+
+def check_sums(path: Path, arrays: dict[str, np.ndarray], sums: dict[str, str], remedy: str) -> None:
+    for key, expected in sums.items():
         found = _sha256(arrays[key])
         if found != expected:
             raise DataError(f"{path} is damaged ({key} has SHA-256 {found[:12]}…, expected {expected[:12]}…): {remedy}")
@@ -145,44 +274,91 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+def _fetch_torchvision(kind: str, folder: str) -> dict[str, np.ndarray]:
+    arrays = {}
+    for split in ("train", "test"):
+        part = getattr(torchvision.datasets, kind)(folder, train=split == "train", download=True)
+        arrays[f"{split}_images"] = part.data.numpy()
+        arrays[f"{split}_labels"] = part.targets.numpy().astype(np.uint8)
+    return arrays
+
+
+def _fetch_cifar10(folder: str) -> dict[str, np.ndarray]:
+    """From the binary version: torchvision would unpickle the other one."""
+    download_url(CIFAR10_URL, folder, "cifar10.tar.gz")
+    parts = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    arrays = {}
+    with tarfile.open(Path(folder) / "cifar10.tar.gz") as tar:
+        for split, names in parts.items():
+            raw = b"".join(tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read() for name in names)
+            rows = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # label, then red, green, blue planes
+            arrays[f"{split}_labels"] = rows[:, 0].copy()
+            arrays[f"{split}_images"] = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
+    return arrays
+
+
+FETCH = {
+    "mnist": lambda folder: _fetch_torchvision("MNIST", folder),
+    "fashion_mnist": lambda folder: _fetch_torchvision("FashionMNIST", folder),
+    "cifar10": _fetch_cifar10,
+}
+
+
 def _download(name: str, path: Path) -> None:
-    """Fetch with torchvision, check, and write path in one step: it is whole or absent."""
+    """Fetch, check, and write path in one step: it is whole or absent."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            arrays = {}
-            for split in ("train", "test"):
-                part = torchvision.datasets.MNIST(folder, train=split == "train", download=True)
-                arrays[f"{split}_images"] = part.data.numpy()
-                arrays[f"{split}_labels"] = part.targets.numpy().astype(np.uint8)
-            _check(path, arrays, SHA256[name], "the download is not what it should be; try again later")
+            arrays = FETCH[name](folder)
+            remedy = "the download is not what it should be; try again later"
+            check_sums(path, arrays, dict(zip(ARRAYS, SHA256[name], strict=True)), remedy)
             partial = Path(folder) / path.name
             np.savez_compressed(partial, **arrays)
             os.replace(partial, path)
-    except (OSError, RuntimeError, HTTPException) as error:
+    except (OSError, RuntimeError, HTTPException, KeyError, ValueError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+        sample = f", or use the embedded sample, load({name!r}, sample=True)" if name in SAMPLE_SHA256 else ""
         raise DataError(
             f"{path} is missing and {TITLES[name]} could not be downloaded ({reason}): try again with a network,"
-            f" copy {path.name} there from another machine, or use the embedded sample, load({name!r}, sample=True)"
+            f" copy {path.name} there from another machine{sample}"
         ) from None
 
 
-def make_sample(name: str, train: int = 1000, test: int = 200) -> dict[str, np.ndarray]:
-    """The embedded sample, drawn from the full set with seed 0: so many images of each class.
+COLUMNS = 50  # images in a row of a sheet
 
-    Run once by a maintainer: np.savez_compressed("flowinv/samples/mnist.npz", **make_sample("mnist")).
-    """
+
+def _unpack(path: Path, key: str) -> np.ndarray:
+    """Images (N, 32, 32, 3) of the sheet <name>-<key>.webp beside an .npz that lacks them."""
+    with Image.open(path.with_name(f"{path.stem}-{key}.webp")) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    return pixels.reshape(-1, 32, COLUMNS, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
+
+
+def draw_sample(name: str) -> dict[str, np.ndarray]:
+    """The embedded sample, drawn from the full set with seed 0: so many images of each class."""
     load(name)
     path = cache_file(name)
     full = _read(path, SHA256[name], "", path.stat().st_mtime_ns)
     rng = np.random.default_rng(0)
     arrays = {}
-    for split, count in (("train", train), ("test", test)):
+    for split, count in zip(("train", "test"), SAMPLE_SIZES[name]):
         labels = full[f"{split}_labels"]
         drawn = [rng.choice(np.flatnonzero(labels == c), count, replace=False) for c in range(labels.max() + 1)]
         order = rng.permutation(np.concatenate(drawn))
         arrays[f"{split}_images"] = full[f"{split}_images"][order]
         arrays[f"{split}_labels"] = labels[order]
     return arrays
+
+
+def write_sample(name: str, folder: Path = SAMPLES) -> list[str]:
+    """Write the embedded sample, colour images as WebP sheets, and return its sums. For a maintainer."""
+    arrays = draw_sample(name)
+    sums = [_sha256(arrays[key]) for key in ARRAYS]
+    for key in [key for key in arrays if arrays[key].ndim == 4]:
+        tiles = arrays.pop(key).reshape(-1, COLUMNS, 32, 32, 3)
+        sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(-1, COLUMNS * 32, 3)
+        Image.fromarray(sheet).save(folder / f"{name}-{key}.webp", lossless=True, method=6, quality=100)
+    np.savez_compressed(folder / f"{name}.npz", **arrays)
+    return sums

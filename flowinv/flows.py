@@ -39,9 +39,7 @@ def affine(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Te
 MIN_BIN = 1e-3  # the least width and height of a bin, as a share of the box's
 
 
-def spline(
-    x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def spline(x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """y(x) and log dy/dx of a monotone rational-quadratic spline from [−1, 1] onto itself.
 
     x: (…, D) in the box. params: (…, D, 3K + 1), raw widths (K), heights (K) and slopes (K + 1) of K

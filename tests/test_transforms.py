@@ -4,12 +4,13 @@ import kornia
 import pytest
 import torch
 
-from flowinv.transforms import FAMILIES, GENERATORS
+from flowinv.transforms import FAMILIES, GENERATORS, compose, warp
 
 EVERY = pytest.mark.parametrize("name", list(FAMILIES))
+LIE = pytest.mark.parametrize("name", [name for name in FAMILIES if name != "crop"])
 
 
-@EVERY
+@LIE
 def test_zero_is_the_identity_and_every_generator_is_felt_there(name, images):
     family = FAMILIES[name]
     T = torch.zeros(8, family.dim, requires_grad=True)
@@ -20,16 +21,17 @@ def test_zero_is_the_identity_and_every_generator_is_felt_there(name, images):
     assert torch.allclose(derivative.movedim(-1, 0), family.generators[:, :2])
 
 
-@EVERY
+@LIE
 def test_matrix_is_the_exponential_of_the_weighted_generators(name):
     family = FAMILIES[name]
     T = torch.rand(50, family.dim, dtype=torch.float64) * 2 - 1
     T[0] *= 1e-9  # where the closed form divides by an angle
+    T[1:9] = T[1:9].sign()  # and the box's corners
     A = sum(T[:, d, None, None] * torch.tensor(GENERATORS[n], dtype=torch.float64) for d, n in enumerate(family.names))
     assert torch.allclose(family.matrix(T), torch.linalg.matrix_exp(A)[:, :2], atol=1e-12)
 
 
-@EVERY
+@LIE
 def test_one_parameter_subgroups_compose(name):
     """M(a T) M(b T) = M((a + b) T)."""
     family = FAMILIES[name]
@@ -92,6 +94,69 @@ def test_gradients_agree_with_finite_differences(name):
     assert torch.autograd.gradcheck(
         lambda x, T: FAMILIES[name].warp(x, T, validate=False), (images.requires_grad_(), T.requires_grad_()), eps=1e-7
     )
+
+
+def test_maps_compose_in_the_order_they_are_applied(images):
+    """On quarter turns and whole pixels, where warping is exact: A_b(A_a(I)) = I(M(a) M(b) p)."""
+    family = FAMILIES["rotation_translation"]
+    a, b = (family.matrix(torch.tensor(T).expand(8, 3)) for T in ([0, 0, 0.5], [0.5, 0.25, 0]))
+    images = images * torch.nn.functional.pad(torch.ones(14, 14), (7, 7, 7, 7))  # so that nothing leaves
+    for first, second in ((a, b), (b, a)):
+        assert torch.allclose(warp(images, compose(first, second)), warp(warp(images, first), second), atol=1e-5)
+    assert not torch.allclose(compose(a, b), compose(b, a), atol=0.1)
+
+
+def test_maps_of_a_group_compose_to_maps_of_it():
+    """Two turns make one by the sum of the angles, whatever family describes them."""
+    turn = lambda angle: FAMILIES["rotation"].matrix(torch.tensor([angle]))  # noqa: E731
+    assert torch.allclose(compose(turn(0.3), turn(0.9)), turn(-0.8), atol=1e-6)
+    for r in (-0.7, 0.2, 1.0):
+        ridge = FAMILIES["rotation_discovery"].matrix(torch.tensor([-r, r]))
+        entries = FAMILIES["decoupled"].matrix(torch.tensor([0, -r, 0, r, 0, 0]))
+        assert torch.allclose(ridge, turn(r), atol=1e-5) and torch.allclose(entries, turn(r), atol=1e-5)
+
+
+def test_a_similarity_turns_and_scales():
+    matrix = FAMILIES["similarity"].matrix(torch.tensor([0, 0, 0.3, -0.4], dtype=torch.float64))
+    turn = FAMILIES["rotation"].matrix(torch.tensor([0.3], dtype=torch.float64))
+    assert torch.allclose(matrix, torch.e**-0.2 * turn)
+
+
+@pytest.mark.parametrize("name", ["rotation", "similarity"])
+def test_an_angle_of_180_degrees_is_one_of_minus_180(name):
+    family = FAMILIES[name]
+    T = torch.zeros(1, family.dim)
+    T[0, family.names.index("rotation")] = 1
+    assert torch.allclose(family.matrix(T), family.matrix(-T), atol=1e-5)
+    assert sum(family.periodic) == 1 and family.periodic[family.names.index("rotation")]
+
+
+def test_a_crop_never_leaves_the_picture_and_can_be_any_part_of_it():
+    family = FAMILIES["crop"]
+    T = torch.rand(2000, 4, dtype=torch.float64) * 2 - 1
+    T[:16] = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2)
+    M = family.matrix(T)
+    seen = torch.einsum("nij,kj->nki", M[..., :2], corners) + M[:, None, :, 2]
+    assert seen.abs().max() <= 1 + 1e-12
+    assert torch.allclose(M[:, [0, 1], [0, 1]].aminmax().min, torch.tensor(family.MIN_SIZE).double())
+    # An eighth of the picture's side, if it were allowed, could sit anywhere: the edges are reached.
+    assert seen.min() == pytest.approx(-1) and seen.max() == pytest.approx(1)
+
+
+def test_a_crop_shows_the_part_it_names_and_its_identity_feels_width_and_height():
+    family = FAMILIES["crop"]
+    assert torch.equal(family.matrix(family.identity), torch.eye(2, 3))
+    size = 1 + 2 * torch.tensor(0.5).log() / -torch.tensor(family.MIN_SIZE).log()  # half of the side
+    picture = torch.rand(1, 1, 8, 8)
+    upper_right = family.warp(picture, torch.tensor([[1.0, -1.0, size, size]]))
+    enlarged = torch.nn.functional.interpolate(picture[..., :4, 4:], size=8, mode="bilinear")
+    assert torch.allclose(upper_right[..., 1:7, 1:7], enlarged[..., 1:7, 1:7], atol=1e-5)
+    derivative = torch.autograd.functional.jacobian(family.matrix, family.identity)
+    felt = derivative.abs().sum((0, 1)) > 0
+    assert felt.tolist() == [False, False, True, True]  # a crop that fills the picture has no room to move
+    derivative = torch.autograd.functional.jacobian(family.matrix, torch.zeros(4))
+    assert (derivative.abs().sum((0, 1)) > 0).all()
 
 
 def test_samples_and_batch_are_independent(images):
