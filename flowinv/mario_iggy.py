@@ -52,13 +52,13 @@ def mario_iggy(
     originals are neither in the cache nor to be downloaded; the title says which it was.
 
     >>> mario_iggy(train=100, test=40, sample=True)
-    Mario-Iggy (this project's sprites), ±45°: 100 training and 40 test images of 4 classes (first up, first down, second up, second down)
+    Mario-Iggy (this project's sprites), ±45°: 100 training and 40 test images of 4 classes (rocket up, rocket down, fir up, fir down)
     """
     if modes < 1 or not 0 < degrees <= 90 / modes or min(train, test) < 1:
         raise ValueError(
             f"mario_iggy: expected modes, train and test of 1 or more and degrees up to 90 / modes, got {modes}, {train}, {test} and {degrees}"
         )
-    images, who = _sprites() if sample else _mario_and_iggy()
+    images, who, kinds = _sprites() if sample else _mario_and_iggy()
     generator, parts = torch.Generator().manual_seed(seed), {}
     for split, n in (("train", train), ("test", test)):
         labels = torch.randperm(n, generator=generator) % 4
@@ -68,17 +68,17 @@ def mario_iggy(
         turned = FAMILIES["rotation"].warp(images[labels // 2], angles[:, None] / 180).clamp(0, 1)
         parts |= {f"{split}_images": turned, f"{split}_labels": labels, f"{split}_angles": angles}
     title = f"Mario-Iggy ({who}), ±{degrees:g}°" + (f" around each of {modes} poses" if modes > 1 else "")
-    return Dataset(title, ("first up", "first down", "second up", "second down"), **parts)
+    return Dataset(title, tuple(f"{kind} {way}" for kind in kinds for way in ("up", "down")), **parts)
 
 
-def _sprites() -> tuple[Tensor, str]:
+def _sprites() -> tuple[Tensor, str, tuple[str, str]]:
     with Image.open(SAMPLES / "sprites.png") as sheet:  # side by side
         pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
-    return torch.stack(pixels.chunk(2, -1)), "this project's sprites"
+    return torch.stack(pixels.chunk(2, -1)), "this project's sprites", ("rocket", "fir")
 
 
-def _mario_and_iggy() -> tuple[Tensor, str]:
-    """The original images (2, 3, 32, 32) from the cache or the net, else the sprites; and which."""
+def _mario_and_iggy() -> tuple[Tensor, str, tuple[str, str]]:
+    """The original images (2, 3, 32, 32) from the cache or the net, else the sprites; which, and their names."""
     path = cache_file("mario_iggy")
     if not path.exists():
         try:
@@ -89,7 +89,8 @@ def _mario_and_iggy() -> tuple[Tensor, str]:
                 os.replace(Path(folder) / path.name, path)
         except (OSError, HTTPException):
             return _sprites()
-    return _read_mario_and_iggy(path, "delete the file; the next call downloads it again"), "original images"
+    images = _read_mario_and_iggy(path, "delete the file; the next call downloads it again")
+    return images, "original images", ("Mario", "Iggy")
 
 
 def _read_mario_and_iggy(path: Path, remedy: str) -> Tensor:

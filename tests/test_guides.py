@@ -4,20 +4,67 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from flowinv.bases import BoxUniform, draw
 from flowinv.guides import GUIDES
+from flowinv.model import InvariantClassifier
+from flowinv.networks import ConvNet
+from flowinv.training import Settings, fit
 from flowinv.transforms import FAMILIES
 
+PAIRS = [(guide, family) for guide in GUIDES for family in FAMILIES if guide != "instaaug_crops" or family == "crop"]
+FAMILY_OF = {"instaaug_crops": "crop"}  # the others take any
 
-@pytest.mark.parametrize("name", list(GUIDES))
-@pytest.mark.parametrize("family", list(FAMILIES))
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_every_guide_is_a_distribution_over_the_box_for_each_image(name, family, images):
     family = FAMILIES[family]
     q = GUIDES[name](family, 1)(images)
     assert q.batch_shape == (8,) and q.event_shape == (family.dim,)
-    T = q.rsample((5,))
-    assert T.shape == (5, 8, family.dim) and (T.abs() <= 1).all()
-    assert q.log_prob(T).shape == (5, 8)
+    for T in (q.sample((5,)), draw(q, 5)[0]):
+        assert T.shape == (5, 8, family.dim) and (T.abs() <= 1).all()
+        assert q.log_prob(T).shape == (5, 8) and q.log_prob(T).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "family"), [pair for pair in PAIRS if pair[0] != "none"])
+def test_every_guides_density_is_that_of_its_samples(name, family, images):
+    """The box's halves: the share of samples in each against the share that the density gives it.
+
+    By importance sampling from a mixture of q and the uniform distribution, so that weights are at most 2.
+    """
+    D, n = FAMILIES[family].dim, 20000
+    with torch.no_grad():
+        q = GUIDES[name](FAMILIES[family], 1).double()(images[:1].double())
+        T = torch.cat([q.sample((n,)), 2 * torch.rand(n, 1, D).double() - 1])
+        density, uniform = q.log_prob(T).exp(), 0.5**D
+        weights = density / (density + uniform) / n  # of E_q, estimated on both halves of T
+        samples = q.sample((n,))
+    assert weights.sum().item() == pytest.approx(1, abs=0.03)
+    for d in range(D):
+        share = (weights * (T[..., d] > 0.1)).sum() / weights.sum()
+        assert share.item() == pytest.approx((samples[..., d] > 0.1).double().mean().item(), abs=0.03)
+
+
+class PredictedAngle(nn.Module):
+    """A guide in five lines: a narrow box around an angle that a network predicts."""
+
+    def __init__(self, family, in_channels, width=0.1):
+        super().__init__()
+        self.network, self.width = ConvNet(in_channels, family.dim), width
+
+    def forward(self, images):
+        centre = (1 - self.width) * self.network(images).tanh()
+        return BoxUniform(centre - self.width, centre + self.width, validate_args=False).to_event(1)
+
+
+def test_a_new_guide_is_a_class_of_a_few_lines_and_works_with_everything(images, labels, monkeypatch):
+    monkeypatch.setitem(GUIDES, "angle", PredictedAngle)
+    model = InvariantClassifier.build("angle", "rotation", in_channels=1, classes=5, width=4)
+    before = model.q.network.head.bias.clone()
+    fit(model, images, labels, Settings(epochs=2, burn_in=1), device="cpu", progress=False)
+    assert not torch.equal(model.q.network.head.bias, before)
+    assert model.predict(images).shape == (8, 5)
 
 
 def test_no_augmentation_is_the_identity_and_the_fixed_box_is_the_box_it_was_given(images):
@@ -42,12 +89,69 @@ def test_the_flow_depends_on_the_image(images):
 def test_images_that_are_not_images_are_a_one_line_error(name):
     for bad in (torch.zeros(1, 28, 28), torch.zeros(2, 1, 28, 28, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="images: expected") as error:
-            GUIDES[name](FAMILIES["rotation"], 1)(bad)
+            GUIDES[name](FAMILIES[FAMILY_OF.get(name, "rotation")], 1)(bad)
         assert "\n" not in str(error.value)
 
 
 def test_an_unknown_guide_and_a_box_too_wide_are_one_line_errors():
-    with pytest.raises(ValueError, match="unknown guide 'flows': expected one of none, fixed, flow"):
+    with pytest.raises(
+        ValueError,
+        match="unknown guide 'flows': expected one of none, fixed, augerino, instaaug, instaaug_crops, gaussian, flow",
+    ):
         GUIDES["flows"]
     with pytest.raises(ValueError, match=r"expected numbers in \(0, 1\]"):
         GUIDES["fixed"](FAMILIES["rotation"], 1, half_width=2)
+    for name in ("augerino", "instaaug"):
+        with pytest.raises(ValueError, match="half_width: expected numbers between 0 and 1"):
+            GUIDES[name](FAMILIES["rotation"], 1, half_width=1.0)
+    with pytest.raises(ValueError, match="expected the family crop, got one of rotation"):
+        GUIDES["instaaug_crops"](FAMILIES["rotation"], 1)
+
+
+def test_global_guides_do_not_look_and_the_others_do(images):
+    """Whether q differs between images, and whether gradients reach what decides it."""
+    for name, guide in GUIDES.items():
+        q = guide(FAMILIES[FAMILY_OF.get(name, "rotation_translation")], 1)
+        with torch.no_grad():
+            for parameter in q.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        looked = images.clone().requires_grad_()
+        T, log_prob, weights = draw(q(looked), 2)
+        value = (weights * (log_prob + T.sum(-1))).sum()
+        if value.requires_grad:
+            value.backward()
+        looks = looked.grad is not None and looked.grad.abs().sum() > 0
+        assert looks == (name not in ("none", "fixed", "augerino")), name
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in q.parameters()), name
+
+
+def test_guides_start_around_the_identity_of_their_family(images):
+    """So that a crop's guide starts with large crops, not with any."""
+    for name in ("none", "fixed", "augerino", "instaaug", "gaussian", "flow"):
+        options = {} if name == "none" else {"half_width": 0.2} if name in ("fixed", "augerino", "instaaug") else {}
+        T = GUIDES[name](FAMILIES["crop"], 1, **options)(images).sample((500,))
+        assert T[..., 2:].mean() > 0.6 and T[..., :2].mean().abs() < 0.1, name
+
+
+def test_crops_are_where_the_network_looks():
+    """The 321 cells: disjoint, inside the box, and in the order of the network's maps."""
+    guide = GUIDES["instaaug_crops"](FAMILIES["crop"], 1)
+    assert len(guide.low) == 321 and (guide.low >= -1 - 1e-6).all() and (guide.high <= 1 + 1e-6).all()
+    middles = (guide.low + guide.high) / 2
+    inside = ((middles[:, None] > guide.low) & (middles[:, None] < guide.high)).all(-1)
+    assert torch.equal(inside, torch.eye(321, dtype=torch.bool))
+    image = torch.full((1, 1, 64, 64), 0.5)
+    image[..., 0:4, 60:64] = 1  # what differs lies at the upper right
+    with torch.no_grad():
+        flat, marked = (guide.network(x)[0, :256] for x in (torch.full_like(image, 0.5), image))
+    changed = middles[:256][(marked - flat).abs() > 1e-6]
+    assert len(changed) and (changed[:, 0] > 0.8).all() and (changed[:, 1] < -0.8).all()
+
+
+def test_the_published_flow_can_be_built():
+    """Affine coupling, 12 layers, a mixture as base: no option is missing."""
+    q = GUIDES["flow"](
+        FAMILIES["affine"], 3, univariate="affine", base="mixture", coupling=True, layers=12, components=4
+    )(torch.rand(2, 3, 32, 32))
+    T, log_prob, weights = draw(q, 4)
+    assert T.shape == (4, 2, 6) and log_prob.isfinite().all()
