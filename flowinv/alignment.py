@@ -79,7 +79,7 @@ def mean_shift(
         raise ValueError(
             f"mean_shift: expected towards 'mean' or 'mode', steps of 1 or more and a step_size in (0, 1], got {towards!r}, {steps} and {step_size}"
         )
-    images = images.to(next(model.parameters()).device)
+    images = images.to(model.device)
     parts = [
         _mean_shift(model, part, steps, step_size, samples, tolerance, towards, on_group)
         for part in images.split(BATCH)

@@ -52,7 +52,7 @@ def save_checkpoint(
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    tensors |= {f"random.{key}": value for key, value in random_state(next(model.parameters()).device).items()}
+    tensors |= {f"random.{key}": value for key, value in random_state(model.device).items()}
     tensors["control"] = control
     about = {"settings": asdict(settings), "identity": _identity(model, labels), "history": history}
     partial = path.with_name(path.name + ".part")
@@ -107,7 +107,7 @@ def load_checkpoint(
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    device = next(model.parameters()).device
+    device = model.device
     kinds = random_state(device)  # a checkpoint from another kind of device has no state for this one
     saved = {kind: tensors[f"random.{kind}"] for kind in kinds if f"random.{kind}" in tensors}
     set_random_state(saved, device)

@@ -42,7 +42,7 @@ def invariance_width(
     The shortest interval (arc) with 99% of the samples, halved; of a rotation, times 180 it is degrees.
     """
     check_images(images)
-    images = images.to(next(model.parameters()).device)
+    images = images.to(model.device)
     names = model.family.names
     if coefficient not in names:
         raise ValueError(f"coefficient: expected one of {', '.join(names)}, got {coefficient!r}")
@@ -178,21 +178,26 @@ def invariance_bound(
     check_images(images)
     if model.family.names != ("rotation",):
         raise ValueError(f"invariance_bound: expected the family rotation, got {', '.join(model.family.names)}")
-    images = images.to(next(model.parameters()).device)
+    images = images.to(model.device)
     D = degrees / 180
     t = ((torch.arange(points, device=images.device) + 0.5) * 2 / points - 1)[:, None, None]
     matrices = model.family.matrix(t)
     sides = []
     for part in images.split(10):
         B = len(part)
-        here = model.q(part).log_prob(t.expand(-1, B, -1)).exp()
-        turned = model.family.warp(part, wrap(part.new_full((B, 1), D)))
-        there = model.q(turned.clamp(0, 1)).log_prob(wrap(t - D).expand(-1, B, -1)).exp()
+        turned = model.family.warp(part, wrap(part.new_full((B, 1), D))).clamp(0, 1)
+        here, there = (
+            model.q(part).log_prob(t.expand(-1, B, -1)),
+            model.q(turned).log_prob(wrap(t - D).expand(-1, B, -1)),
+        )
+        if not (here.isfinite().any(0) & there.isfinite().any(0)).all():
+            raise ValueError(f"invariance_bound: q has no density at any of {points} angles; take more points")
+        here, there = here.softmax(0), there.softmax(0)  # probabilities of the angles
         logits = model.classifier(warp(part, matrices.expand(-1, B, -1, -1)).flatten(0, 1))
         f = logits.softmax(-1).unflatten(0, (points, B))
-        left = (((here - there)[..., None] * f).sum(0) * 2 / points).abs()
-        variation = (here - there).abs().sum(0) / points  # half of the integral
+        left = ((here - there)[..., None] * f).sum(0).abs()
         support = ((here > 0) | (there > 0))[..., None]
         spread = f.where(support, -math.inf).amax(0) - f.where(support, math.inf).amin(0)
+        variation = (here - there).abs().sum(0) / 2
         sides.append((left, 2 * spread * variation[:, None]))
     return tuple(torch.cat(side) for side in zip(*sides))

@@ -12,6 +12,7 @@ large α all of them. Source: Singhal et al. 2023, section 3.
 """
 
 import math
+from itertools import chain
 
 import pyro
 import pyro.distributions as dist
@@ -58,6 +59,11 @@ class InvariantClassifier(nn.Module):
         """The parts by name: a small classifier, GUIDES[guide](**options) and FAMILIES[family]."""
         family = FAMILIES[family]
         return cls(ConvNet(in_channels, classes, width), GUIDES[guide](family, in_channels, **options), family)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters and buffers are; the CPU if there are none."""
+        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     def logits(self, images: Tensor, T: Tensor) -> Tensor:
         """The classifier's logits of A_T(I): (S, B, classes) for T (S, B, D), (B, classes) for (B, D)."""
@@ -124,7 +130,7 @@ class InvariantClassifier(nn.Module):
         ValueError if the images are not floats in [0, 1] with shape (B, C, H, W).
         """
         check_images(images)
-        images = images.to(next(self.parameters()).device)
+        images = images.to(self.device)
         if samples == 0:
             return self.classifier(images).log_softmax(-1)
         log_probs = self.logits(images, self.q(images).sample((samples,))).log_softmax(-1)

@@ -1,13 +1,19 @@
 """Laws of the data: whole and right, or a clear word and nothing half written."""
 
+import io
+import shutil
+import tarfile
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from flowinv import data
+from flowinv.transforms import FAMILIES
 
 
 @pytest.fixture
@@ -144,12 +150,131 @@ def test_a_download_that_is_not_what_it_should_be_is_not_cached(cache, small, mo
     assert list(cache.iterdir()) == []
 
 
-def test_an_unknown_data_set_is_named():
-    with pytest.raises(ValueError, match="unknown data set 'emnist': expected one of mnist"):
+def test_an_unknown_data_set_and_a_missing_sample_are_named(cache):
+    with pytest.raises(ValueError, match="unknown data set 'emnist': expected one of mnist, fashion_mnist, cifar10"):
         data.load("emnist")
+    with pytest.raises(data.DataError, match="fashion_mnist has no embedded sample.*or one of mnist, cifar10"):
+        data.load("fashion_mnist", sample=True)
 
 
-@pytest.mark.skipif(not data.cache_file("mnist").exists(), reason="needs MNIST in the cache")
-def test_the_sample_is_drawn_from_the_full_set():
-    drawn, embedded = data.make_sample("mnist"), data.load("mnist", sample=True)
-    assert (drawn["train_images"] == (embedded.train_images[:, 0] * 255).round().byte().numpy()).all()
+@pytest.mark.parametrize("name", list(data.SAMPLE_SHA256))
+@pytest.mark.skipif(
+    not all(data.cache_file(name).exists() for name in data.SAMPLE_SHA256),
+    reason="needs MNIST and CIFAR-10 in the cache",
+)
+def test_the_sample_is_drawn_from_the_full_set(name):
+    drawn = data.draw_sample(name)
+    assert tuple(data._sha256(drawn[key]) for key in data.ARRAYS) == data.SAMPLE_SHA256[name]
+
+
+def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
+    """Colour images as lossless sheets: 100 tiles in two rows of 50."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (200, 32, 32, 3), np.uint8), rng.integers(0, 10, 200, np.uint8)
+    arrays = dict(zip(data.ARRAYS, (images[:100], labels[:100], images[100:], labels[100:])))
+    monkeypatch.setattr(data, "draw_sample", lambda name: dict(arrays))
+    monkeypatch.setattr(data, "SAMPLES", tmp_path)
+    monkeypatch.setitem(data.SAMPLE_SHA256, "cifar10", tuple(data.write_sample("cifar10", tmp_path)))
+    read = data.load("cifar10", sample=True)
+    assert torch.equal((read.train_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[:100]))
+    (tmp_path / "cifar10-test_images.webp").unlink()
+    data._read.cache_clear()
+    with pytest.raises(data.DataError, match="install flowinv again"):
+        data.load("cifar10", sample=True)
+
+
+def test_colour_images_of_the_sample_are_channels_first():
+    sample = data.load("cifar10", sample=True)
+    assert sample.train_images.shape == (2000, 3, 32, 32) and sample.test_images.shape == (1000, 3, 32, 32)
+    assert torch.bincount(sample.test_labels).tolist() == [100] * 10
+    sky = sample.train_images[sample.train_labels == 0][..., :4, :].mean((0, 2, 3))
+    assert sky[2] > sky[0] + 0.03  # above aeroplanes it is more blue than red
+
+
+def test_cifar10_is_read_from_the_version_without_pickles(cache, monkeypatch):
+    """One label, then red, green and blue planes: a tar of six files in that format, made here."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 32, 32, 3), np.uint8), rng.integers(0, 10, 60, np.uint8)
+    arrays = dict(zip(data.ARRAYS, (images[:50], labels[:50], images[50:], labels[50:])))
+    monkeypatch.setitem(data.SHA256, "cifar10", tuple(data._sha256(arrays[key]) for key in data.ARRAYS))
+
+    def download(url, folder, filename):
+        assert url.endswith("cifar-10-binary.tar.gz")
+        with tarfile.open(Path(folder) / filename, "w:gz") as tar:
+            for i, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
+                part = slice(10 * i, 10 * i + 10)
+                planes = images[part].transpose(0, 3, 1, 2).reshape(10, -1)
+                raw = np.concatenate([labels[part, None], planes], 1).tobytes()
+                member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+                member.size = len(raw)
+                tar.addfile(member, io.BytesIO(raw))
+
+    monkeypatch.setattr(data, "download_url", download)
+    loaded = data.load("cifar10")
+    assert torch.equal((loaded.test_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[50:]))
+    assert loaded.classes[3] == "cat" and (cache / "cifar10.npz").exists()
+    monkeypatch.setattr(data, "download_url", lambda *args: (Path(args[1]) / args[2]).write_bytes(b"not a tar"))
+    (cache / "cifar10.npz").unlink()
+    with pytest.raises(data.DataError, match="CIFAR-10 could not be downloaded"):
+        data.load("cifar10")
+    assert list(cache.iterdir()) == []
+
+
+def test_a_long_tail_falls_evenly_in_its_logarithm_and_is_fixed_by_its_seed():
+    digits = data.load("mnist", sample=True)
+    tail = digits.long_tail(ratio=10)
+    sizes = tail.train_labels.bincount().double()
+    assert sizes[0] == 1000 and sizes[-1] == 100
+    assert torch.allclose(sizes[1:] / sizes[:-1], torch.tensor(10 ** (-1 / 9)).double(), atol=0.01)
+    assert torch.equal(tail.test_images, digits.test_images)
+    assert torch.equal(tail.train_images, digits.long_tail().train_images)
+    assert not torch.equal(tail.train_images[:100], digits.long_tail(seed=1).train_images[:100])
+    with pytest.raises(ValueError, match="expected a ratio of 1 or more"):
+        digits.long_tail(0.5)
+
+
+def test_rotations_are_fixed_by_their_seed_and_known():
+    ones = data.load("mnist", sample=True).only([1])
+    turned = ones.rotated(90)
+    again = FAMILIES["rotation"].warp(turned.test_images, -turned.test_angles[:, None] / 180)
+    assert (again - ones.test_images).abs().mean() < 0.02 < (turned.test_images - ones.test_images).abs().mean()
+    assert turned.train_angles.abs().max() <= 90 and turned.train_angles.std() > 40
+    assert torch.equal(turned.train_images, ones.rotated(90).train_images)
+    assert not torch.equal(turned.train_angles, ones.rotated(90, seed=1).train_angles)
+    assert torch.equal(turned.only([0]).test_angles, turned.test_angles)
+    with pytest.raises(ValueError, match=r"expected degrees in \(0, 180\]"):
+        ones.rotated(0)
+    assert str(ones.rotated()).startswith("MNIST (embedded sample), rotated by up to ±180°: 1,000")
+    with pytest.raises(ValueError, match="and two classes"):
+        ones.long_tail()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, red and blue, of pictures that are not square."""
+    for split, count in (("train", 3), ("test", 2)):
+        for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            (tmp_path / "own" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (60, 40), colour).save(tmp_path / "own" / split / name / f"{i}.png")
+    return tmp_path / "own"
+
+
+def test_a_folder_of_images_is_a_data_set(folder):
+    own = data.load_folder(folder, size=24)
+    assert own.train_images.shape == (6, 3, 24, 24) and own.classes == ("blue", "red") and own.title == "own"
+    assert own.test_labels.tolist() == [0, 0, 1, 1]
+    assert torch.equal(own.test_images[2].amax((1, 2)), torch.tensor([1.0, 0, 0]))
+
+
+def test_a_folder_that_is_none_is_a_one_line_error(folder):
+    (folder / "test" / "red" / "0.png").write_text("no image")
+    with pytest.raises(data.DataError, match="test is not a folder of images") as error:
+        data.load_folder(folder)
+    assert "\n" not in str(error.value)
+    shutil.rmtree(folder / "test" / "red")
+    with pytest.raises(data.DataError, match="expected the same classes in train and test"):
+        data.load_folder(folder)
+    shutil.rmtree(folder / "test")
+    with pytest.raises(data.DataError, match="put them in .*/test/<class>/"):
+        data.load_folder(folder)

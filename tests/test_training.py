@@ -1,13 +1,15 @@
 """Laws of training: it learns, it repeats, it resumes exactly, and it fails with a word of advice."""
 
+import math
 import os
 from dataclasses import replace
 
 import pytest
 import torch
 
+from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
-from flowinv.training import CheckpointError, Settings, fit, pick_device
+from flowinv.training import CheckpointError, EntropyControl, Schedule, Settings, TrainingWarning, fit, pick_device
 
 SETTINGS = Settings(epochs=4, batch_size=16, alpha=0.3, burn_in=1)
 
@@ -57,13 +59,77 @@ def test_burn_in_trains_the_classifier_alone(data):
     assert history[0]["entropy"] is None
 
 
+def test_a_frozen_classifier_stays_and_q_still_learns(data):
+    burnt_in, _ = train(data, replace(SETTINGS, epochs=1))
+    model, history = train(data, replace(SETTINGS, epochs=1, burn_in=0, freeze=True))
+    assert same(model.classifier, build().classifier) and not same(model.q, build().q)
+    assert all(p.requires_grad for p in model.parameters())
+    assert not same(burnt_in.classifier, build().classifier)
+
+
+def test_a_frozen_classifiers_batch_norm_stays_too(data):
+    model = build()
+    model.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), model.classifier)
+    train(data, replace(SETTINGS, epochs=2, burn_in=1), model=model)
+    after_one = build()
+    after_one.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), after_one.classifier)
+    train(data, replace(SETTINGS, epochs=1, burn_in=1), model=after_one)
+    frozen = build()
+    frozen.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), frozen.classifier)
+    train(data, replace(SETTINGS, epochs=3, burn_in=1, freeze=True), model=frozen)
+    steps = lambda m: m.classifier[0].num_batches_tracked.item()  # noqa: E731
+    assert steps(frozen) == steps(after_one) < steps(model)
+
+
+def test_nothing_to_learn_is_no_error(data):
+    model = build()
+    model.q = GUIDES["none"](model.family, 1)
+    train(data, replace(SETTINGS, freeze=True), model=model)
+
+
+def test_a_schedule_moves_alpha_evenly_in_its_logarithm(data):
+    _, history = train(data, replace(SETTINGS, epochs=5, alpha=Schedule(1.0, 0.01, share=0.5)))
+    alphas = [row["alpha"] for row in history]
+    assert alphas[0] is None and 1 > alphas[1] > alphas[2] > alphas[3] == pytest.approx(0.01)
+    assert alphas[4] == pytest.approx(0.01)
+    assert Schedule(1.0, 0.01, share=0.5).at(0.25, None) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("target", [-0.6, 0.5])
+def test_control_brings_the_entropy_to_its_target(data, target):
+    control = EntropyControl(target=target, rate=0.1)
+    _, history = train(data, replace(SETTINGS, epochs=40, alpha=control))
+    assert sum(row["entropy"] for row in history[-8:]) / 8 == pytest.approx(target, abs=0.1)
+
+
+def test_a_target_out_of_reach_costs_nothing_once_it_is_in_reach_again():
+    """The integral is bounded, so it turns within `bound / rate` steps, however long it pushed in vain."""
+    control, integral = EntropyControl(target=2.0, start=0.1, rate=0.1, bound=1.0), torch.zeros(())
+    for _ in range(1000):
+        control.observe(torch.tensor(0.0), integral)
+    assert control.at(1.0, integral).item() == pytest.approx(0.1 * math.e)
+    for _ in range(21):
+        control.observe(torch.tensor(5.0), integral)
+    assert control.at(1.0, integral).item() == pytest.approx(0.1 / math.e)
+
+
 class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resuming_gives_the_same_bits(data, tmp_path, stop_after):
-    uninterrupted, history = train(data)
+@pytest.mark.parametrize(
+    ("stop_after", "changes"),
+    [
+        (1, {}),
+        (2, {}),
+        (3, {}),
+        (2, {"alpha": EntropyControl(target=0.5)}),
+        (2, {"alpha": Schedule(1.0, 0.1), "freeze": True, "smoothing": 0.1}),
+    ],
+)
+def test_resuming_gives_the_same_bits(data, tmp_path, stop_after, changes):
+    settings = replace(SETTINGS, **changes)
+    uninterrupted, history = train(data, settings)
     path = tmp_path / "run" / "a.safetensors"
 
     def stop(model):
@@ -74,12 +140,12 @@ def test_resuming_gives_the_same_bits(data, tmp_path, stop_after):
 
     seen = []
     with pytest.raises(Stop):
-        train(data, checkpoint=path, each_epoch=stop)
+        train(data, settings, checkpoint=path, each_epoch=stop)
     torch.rand(5)  # whatever else happened meanwhile
-    resumed, history_resumed = train(data, checkpoint=path)
+    resumed, history_resumed = train(data, settings, checkpoint=path)
     assert same(uninterrupted, resumed)
     assert losses(history) == losses(history_resumed)
-    finished, _ = train(data, checkpoint=path)  # nothing left to do
+    finished, _ = train(data, settings, checkpoint=path)  # nothing left to do
     assert same(finished, resumed)
 
 
@@ -164,6 +230,33 @@ def test_a_loss_that_is_not_finite_stops_training(data):
         train(data, model=model)
 
 
+class SquareRoot(torch.nn.Module):
+    """0 at 0, with an infinite slope there."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return (self.weight * x.mean((1, 2, 3)).unsqueeze(1)).abs().sqrt() * torch.tensor([1.0, -1.0])
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(data):
+    model = build()
+    model.classifier = SquareRoot()
+    with pytest.raises(FloatingPointError, match="epoch 1: the gradient was not finite in 1 of 3 steps.*square root"):
+        train(data, model=model)
+
+
+def test_an_encoder_that_collapsed_is_reported(data):
+    model, history = train(data)
+    assert all(row["embedding_spread"] > 0.003 for row in history[1:]) and "embedding_spread" not in history[0]
+    with torch.no_grad():
+        model.q.encoder.head.weight.zero_()
+    with pytest.warns(TrainingWarning, match="the encoder has collapsed.*try a lower guide_lr"):
+        train(data, replace(SETTINGS, burn_in=0, epochs=1, guide_lr=1e-9), model=model)
+
+
 def test_an_impossible_entropy_stops_training(data, monkeypatch):
     from flowinv import flows
 
@@ -192,9 +285,15 @@ def test_bad_data_is_a_one_line_error(data, spoil, message):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for bad in ({"epochs": 0}, {"lr": -1.0}, {"batch_size": 0}, {"alpha": -0.1}):
+    for bad in ({"epochs": 0}, {"lr": -1.0}, {"batch_size": 0}, {"alpha": -0.1}, {"burn_in": -1}, {"smoothing": 1.0}):
         with pytest.raises(ValueError, match="expected"):
             Settings(**bad)
+    for bad in ((0.0, 1.0), (1.0, -1.0), (1.0, 0.1, 0.0), (1.0, 0.1, 1.5)):
+        with pytest.raises(ValueError, match="schedule: expected positive alphas and a share"):
+            Schedule(*bad)
+    for bad in ({"start": 0.0}, {"rate": 0.0}, {"bound": -1.0}):
+        with pytest.raises(ValueError, match="entropy control: expected a positive"):
+            EntropyControl(target=0.5, **bad)
 
 
 def test_the_device_is_one_that_is_there():
