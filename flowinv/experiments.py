@@ -117,8 +117,12 @@ def provenance() -> dict:
     )
     revision = ""
     if shutil.which("git"):
-        describe = ["git", "describe", "--always", "--dirty"]
-        revision = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        git = lambda *command: subprocess.run(  # noqa: E731
+            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+        revision = git("rev-parse", "--short", "HEAD").stdout.strip()
+        if revision and git("diff", "--quiet", "HEAD", "--", ".").returncode:  # the package; results may change
+            revision += "-dirty"
     return {
         "device": name,
         "versions": {

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch
 from flowinv import experiments
 from flowinv.__main__ import main
 from flowinv.experiments import EXPERIMENTS, SEEDS, stored
+from flowinv.training import Settings
 
 EXPERIMENT = "mnist-selective"
 
@@ -88,10 +88,11 @@ def test_stored_results_are_complete_and_traceable(profile):
     assert [(e["guide"], e["seed"]) for e in entries] == [(row, s) for row in experiment.guides for s in SEEDS]
     for entry in entries:
         settings = experiment.settings(profile, entry["seed"])
-        now = [asdict(settings), list(experiment.guides[entry["guide"]]), experiment.family]
-        assert [entry["settings"], entry["options"], entry["family"]] == now, "these changed: run the experiment again"
+        now = [settings, list(experiment.guides[entry["guide"]]), experiment.family]
+        then = [Settings(**entry["settings"]), entry["options"], entry["family"]]
+        assert then == now, "these changed: run the experiment again"
         assert ("embedded sample): 5,000" if profile == "quick" else "MNIST: 29,953") in entry["data"]
-        assert entry["revision"] != "unknown" and entry["device"] and entry["date"]
+        assert entry["revision"] != "unknown" and "dirty" not in entry["revision"] and entry["device"] and entry["date"]
         assert entry["wall_seconds"] < 20 * 60
 
 
