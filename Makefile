@@ -39,7 +39,8 @@ book: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
 	FLOWINV_PROFILE=quick $(BIN)/python -m pytest --nbval-lax $(OPENING)
 ifneq ($(filter-out $(OPENING),$(CHAPTERS)),)
 	FLOWINV_PROFILE=ci $(BIN)/python -m pytest --nbval-lax $(filter-out $(OPENING),$(CHAPTERS))
@@ -49,4 +50,4 @@ execute: $(VENV)/installed
 	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py $(CHAPTERS)
 
 clean:
-	rm -rf _build $(VENV) .pytest_cache .ruff_cache dist
+	rm -rf _build $(VENV) .coverage .pytest_cache .ruff_cache dist

@@ -12,7 +12,7 @@ LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), "-"]
 
 
 def _picture(ax, image: Tensor, title: str = "") -> None:
-    ax.imshow(image.detach().cpu().permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title, fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -41,7 +41,7 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
     B = len(images)
     figure = plt.figure(figsize=(2.1 * B, 3.3))
     edges = np.deg2rad(np.linspace(-180, 180, 37))
-    shares = [np.histogram(np.deg2rad(degrees[:, b].cpu()), edges)[0] / len(degrees) for b in range(B)]
+    shares = [np.histogram(np.deg2rad(degrees[:, b].cpu().numpy()), edges)[0] / len(degrees) for b in range(B)]
     largest = np.sqrt(max(share.max() for share in shares))
     for b in range(B):
         _picture(figure.add_subplot(3, B, b + 1), images[b], labels[b])

@@ -132,3 +132,20 @@ def test_the_repository_stays_small():
     sizes = {path: path.stat().st_size for path in tracked()}
     assert sum(sizes.values()) < 40 * 2**20
     assert max(sizes.values()) < 6 * 2**20
+
+
+def test_every_law_in_the_book_names_a_test_that_is_there():
+    page = (ROOT / "book" / "laws.md").read_text()
+    sections = re.findall(r"Package: `(.*?)`\. Tests: `(.*?)`\.(.*?)(?=\n## |\Z)", page, re.S)
+    assert len(sections) >= 10
+    for package, file, table in sections:
+        defined = set(re.findall(r"^def (test_\w+)", (ROOT / file).read_text(), re.M))
+        named = re.findall(r"\| `(test_\w+)` \|", table)
+        assert named and set(named) <= defined, set(named) - defined
+        assert (ROOT / package).exists()
+
+
+def test_the_api_page_has_every_module():
+    page = (ROOT / "book" / "api.md").read_text()
+    modules = {p.stem for p in (ROOT / "flowinv").glob("*.py")} - {"__init__", "__main__"}
+    assert set(re.findall(r"automodule:: flowinv\.(\w+)", page)) == modules
