@@ -101,7 +101,7 @@ class InstaAug(nn.Module):
 
     half_width: where each coefficient's starts, as FixedBox has it, in (0, 1). The box may then move
         and stretch, within [−1, 1]^D. embedding: width of the network's last layer but one.
-    Source: Miao et al. 2022.
+    Source: Miao et al. 2023.
 
     >>> from flowinv.transforms import FAMILIES
     >>> InstaAug(FAMILIES["affine"], 1)(torch.rand(2, 1, 28, 28)).rsample((20,)).shape
@@ -137,7 +137,7 @@ class InstaAugCrops(nn.Module):
     each preset a crop is uniform in a cell: its tile of the grid, and ±0.1 in width and height; so q
     is a density over the box like any other.
 
-    Source: Miao et al. 2022, section 4.2, and its code release.
+    Source: Miao et al. 2023, section 4.2, and its code release.
 
     >>> from flowinv.transforms import FAMILIES
     >>> q = InstaAugCrops(FAMILIES["crop"], 3)(torch.rand(2, 3, 64, 64))

@@ -186,7 +186,7 @@ class Crop(TransformFamily):
     puts the identity on the box's edge, at (0, 0, 1, 1): a crop can be smaller than the picture,
     never larger. Crops are no Lie group: they have no generators.
 
-    Source: Singhal et al. 2023, section 5 (TinyImageNet); Miao et al. 2022 (InstaAug).
+    Source: Singhal et al. 2023, section 5 (TinyImageNet); Miao et al. 2023 (InstaAug).
     """
 
     MIN_SIZE = 0.2

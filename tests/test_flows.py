@@ -121,6 +121,15 @@ def test_the_circle_has_no_seam(kind):
             assert torch.allclose(q.log_prob(below), q.log_prob(above), atol=1e-9)
             slopes = [(q.log_prob(x + s) - q.log_prob(x)) / s[-1] for x, s in ((below, -step), (above, step))]
         assert torch.allclose(*slopes, atol=1e-3, rtol=1e-3)
+    # Nor where splines, base and networks have theirs, somewhere: all the way round, differences between
+    # neighbours shrink with their distance. A jump would not.
+    for dim in (1, 3):
+        T = (torch.rand(dim, dtype=torch.float64) - 0.5).expand(50000, 1, dim).clone()
+        T[..., -1] = (torch.arange(50000, dtype=torch.float64) / 25000 - 1)[:, None]
+        with torch.no_grad():
+            log_prob = make(kind, dim)(torch.randn(1, 4, dtype=torch.float64)).log_prob(T)
+        near, far = ((x - x.roll(1, 0)).abs().max() for x in (log_prob, log_prob[::50]))
+        assert near < 0.1 * far
 
 
 def test_a_turn_of_the_circle_turns_the_distribution():
