@@ -8,7 +8,7 @@ from flowinv.alignment import mean, mean_shift, prototypes
 from flowinv.bases import BoxUniform, GaussianMixture
 from flowinv.flows import BoxDistribution
 from flowinv.model import InvariantClassifier
-from flowinv.transforms import FAMILIES, warp
+from flowinv.transforms import FAMILIES, compose, warp
 
 
 class Around(nn.Module):
@@ -87,6 +87,25 @@ def test_steps_are_multiplied_on_the_group_and_added_by_the_paper():
         assert torch.allclose(*both, atol=5e-3)
 
 
+class InTurn(Around):
+    """q(T | I) narrow around the next of several T at each step."""
+
+    def forward(self, images):
+        first, *rest = self.where
+        self.where = [*rest, first]
+        return BoxUniform(first - 1e-4, first + 1e-4, validate_args=False).to_event(1)
+
+
+def test_a_step_is_taken_from_where_the_image_stands():
+    """A quarter turn, then a shift: the shift is along the turned image's axes."""
+    turn, shift = torch.tensor([[0.0, 0.0, 0.5]]), torch.tensor([[0.5, 0.0, 0.0]])
+    model, images = model_of(InTurn([turn, shift]), "rotation_translation"), torch.rand(1, 1, 8, 8)
+    aligned = mean_shift(model, images, steps=2, step_size=0.9)
+    first, second = (model.family.matrix(0.9 * T) for T in (turn, shift))
+    assert torch.allclose(aligned.matrices[-1], compose(first, second), atol=1e-3)
+    assert not torch.allclose(compose(first, second), compose(second, first), atol=0.1)
+
+
 def test_means_of_angles_do_not_depend_on_where_the_circle_is_cut():
     T = 0.2 * torch.randn(2000, 3, 1)
     for turn in (0.0, 0.5, 1.0):
@@ -126,6 +145,9 @@ def test_a_tolerance_stops_each_image_by_itself():
     aligned = mean_shift(model_of(Blob(), "translation"), images, steps=3, step_size=0.3, tolerance=0.02)
     assert aligned.converged.tolist() == [False, True]
     assert torch.equal(aligned.matrices[1, 1], torch.eye(2, 3))
+    later = model_of(InTurn([torch.tensor([[0.01, 0.0]]), torch.tensor([[0.5, 0.0]])]), "translation")
+    stays = mean_shift(later, images[:1], steps=4, step_size=0.3, tolerance=0.02)
+    assert torch.equal(stays.matrices[-1, 0], torch.eye(2, 3)) and stays.converged.all()
     forever = mean_shift(model_of(Blob(), "translation"), images, steps=8, step_size=0.3)
     assert not forever.converged.any()
     long = mean_shift(model_of(Blob(1e-4), "translation"), images, steps=40, step_size=0.3, tolerance=0.02)

@@ -87,6 +87,20 @@ def test_nothing_to_learn_is_no_error(data):
     train(data, replace(SETTINGS, freeze=True), model=model)
 
 
+@pytest.mark.parametrize("burn_in", [0, 12])
+def test_smoothed_labels_leave_a_loss_that_nothing_can_undercut(data, burn_in):
+    """With half of each label spread over two classes: the entropy of (3/4, 1/4) for each term of the loss."""
+    model = build()
+    model.q = GUIDES["none"](model.family, 1)
+    terms = 1 if burn_in else 2  # images as they are, and transformed
+    floor = terms * (0.75 * math.log(4 / 3) + 0.25 * math.log(4))
+    settings = replace(SETTINGS, epochs=12, burn_in=burn_in, alpha=0.0, smoothing=0.5)
+    _, history = train(data, settings, model=model)
+    assert floor < history[-1]["loss"] < 1.2 * floor
+    _, history = train(data, replace(settings, smoothing=0.0), model=model)
+    assert history[-1]["loss"] < 0.5 * floor
+
+
 def test_a_schedule_moves_alpha_evenly_in_its_logarithm(data):
     _, history = train(data, replace(SETTINGS, epochs=5, alpha=Schedule(1.0, 0.01, share=0.5)))
     alphas = [row["alpha"] for row in history]
