@@ -6,39 +6,41 @@
 import re
 
 
+ITEM = re.compile(r"(\w+(?:, \w+)*): (?=\S)")
+NO_ITEM = ("Source: ", "Sources: ", "Returns ", "Raises ")
+
+
 def as_rst(lines: list[str]) -> list[str]:
+    """One docstring's lines, without its examples."""
     rst: list[str] = []
-    item = literal = False
+    within = ""  # what the line before belongs to: "item", "literal" or "" for prose
     for number, line in enumerate(lines):
-        indented = line.startswith("    ")
-        starts_item = re.match(
-            r"(\w+(?:, \w+)*|Raises \w+)(: | \()(?=\S)", line
-        ) and not line.startswith(("Source", "Sources", "Convention"))
         if not line.strip():
             rst.append("")
-            if number + 1 < len(lines) and not lines[
-                number + 1
-            ].startswith("    "):
-                literal = item = False
-            continue
-        if starts_item and line.split(": ")[0] != line:
-            if not item and rst and rst[-1]:
-                rst.append("")
-            item, literal = True, False
+            after = lines[number + 1 : number + 2]
+            if not (after and after[0].startswith("    ")):
+                within = ""
+        elif (
+            number
+            and ITEM.match(line)
+            and not line.startswith(NO_ITEM)
+            and (within == "item" or not rst[-1])
+        ):
             name, text = line.split(": ", 1)
             rst.append(f"* **{name}**: {_code(text)}")
-        elif indented and item:
+            within = "item"
+        elif within == "item" and not line.startswith(NO_ITEM):
             rst.append("  " + _code(line.strip()))
-        elif indented:
-            if not literal:
+        elif line.startswith("    "):
+            if within != "literal":
                 rst += ["", "::", ""]
-                literal = True
             rst.append(line)
+            within = "literal"
         else:
-            if item:
+            if within:
                 rst.append("")
-            item = literal = False
             rst.append(_code(line))
+            within = ""
     return [*rst, ""]
 
 
