@@ -8,7 +8,7 @@ commute (rotations alone, translations alone) and differ elsewhere. Means of ang
 has several modes, the mean lies between them and leads nowhere; a step towards the most probable
 sample does not.
 
-Source: Singhal et al. 2023, section 3.4 (mean-shift); Mardia & Jupp, Directional Statistics (circular means).
+Source: Singhal et al. 2023 (mean-shift); Mardia & Jupp 2000 (circular means).
 """
 
 import math
@@ -38,16 +38,16 @@ class Alignment:
     converged: Tensor
 
 
-def mean(T: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+def mean(T: Tensor, angles: tuple[bool, ...]) -> Tensor:
     """The mean of T (S, …, D) over its S samples; of angles, the direction of their resultant.
 
     >>> T = torch.tensor([[0.9, 0.9], [-0.9, -0.9]])
     >>> mean(T, (False, True))
     tensor([0., 1.])
     """
-    angle = math.pi * T
-    circular = torch.atan2(angle.sin().mean(0), angle.cos().mean(0)) / math.pi
-    return torch.where(torch.tensor(periodic, device=T.device), circular, T.mean(0))
+    turns = math.pi * T
+    circular = torch.atan2(turns.sin().mean(0), turns.cos().mean(0)) / math.pi
+    return torch.where(torch.tensor(angles, device=T.device), circular, T.mean(0))
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def mean_shift(
 def _mean_shift(model, originals, steps, step_size, samples, tolerance, towards, on_group):
     family, B = model.family, len(originals)
     identity = family.identity.to(originals)
-    periodic = family.periodic if on_group else (False,) * family.dim
+    angles = family.angles if on_group else (False,) * family.dim
     T = identity.expand(B, -1)  # the sum, for the paper's way
     M = family.matrix(T)
     images, path, moving = originals, [M], torch.ones(B, dtype=torch.bool, device=originals.device)
@@ -98,7 +98,7 @@ def _mean_shift(model, originals, steps, step_size, samples, tolerance, towards,
         q = model.q(images)
         draws = q.sample((samples,))
         if towards == "mean":
-            target = mean(draws, periodic)
+            target = mean(draws, angles)
         else:
             best = q.log_prob(draws).argmax(0)
             target = draws.gather(0, best[None, :, None].expand(1, B, family.dim))[0]
@@ -107,13 +107,15 @@ def _mean_shift(model, originals, steps, step_size, samples, tolerance, towards,
         step = torch.where(moving[:, None], step, 0.0)
         T = T + step
         M = compose(M, family.matrix(identity + step)) if on_group else family.matrix(T)
-        images = warp(originals, M).clamp(0, 1)
+        images = warp(originals, M, family.isotropic).clamp(0, 1)
         path.append(M)
     return images, torch.stack(path), ~moving
 
 
 def prototypes(images: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The average image of each class, (classes, C, H, W): the sharper, the better images agree in pose.
+
+    NaN for a class without images.
 
     >>> prototypes(torch.rand(8, 1, 28, 28), torch.arange(8) % 2, classes=2).shape
     torch.Size([2, 1, 28, 28])

@@ -10,6 +10,10 @@ the sum of the line's at x + 2m over all whole m.
 
 whatever q is: reparametrised samples where q has them, one sample a component where q is a
 mixture, and the score function for the rest.
+
+One thing f must be for the first two: continuous, on the circle too. A rotation alone is. That is why only
+its coefficient wraps: beside a translation t, (t, 1) and (t, −1) are opposite shifts, f jumps there, and
+the gradient of a wrapped coefficient would leave out the density there times the jump.
 """
 
 import math
@@ -139,7 +143,7 @@ class UniformMixture(dist.TorchDistribution):
 def draw(q: dist.Distribution, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Samples T (S, B, D) of q, their log q(T) (S, B) and weights w (S, B) with Σ_s w_s = 1.
 
-    Weighted sums over s, and their gradients, are unbiased for any function of T and log q(T):
+    Weighted sums over s, and their gradients, are unbiased for any continuous function of T and log q(T):
 
     - reparametrised: w = 1/S, and the gradient flows through T;
     - a mixture: ⌈samples / K⌉ samples of each of the K components, w the component's weight over

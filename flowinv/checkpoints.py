@@ -1,5 +1,6 @@
 """Checkpoints: everything that a run needs to go on, in one safetensors file, whole or not at all."""
 
+import hashlib
 import json
 import os
 from contextlib import suppress
@@ -35,17 +36,19 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def _identity(model: InvariantClassifier, labels: Tensor) -> dict:
+def identity(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict:
     """What a checkpoint must share with the run that goes on from it, beside shapes and settings."""
+    some = images[:: max(1, len(images) // 64)].cpu().numpy()
     return {
         "model": repr(model),
         "family": list(model.family.names),
         "images per class": torch.bincount(labels).tolist(),
+        "images": hashlib.sha256(some.tobytes()).hexdigest(),
     }
 
 
 def save_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, control: Tensor, settings, labels: Tensor, history: list
+    path: str | Path, model: InvariantClassifier, optimizer, control: Tensor, settings, about_run: dict, history: list
 ) -> None:
     """Model, optimiser, entropy control's state, random state and history, written whole or not at all."""
     path = Path(path)
@@ -54,11 +57,13 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     tensors |= {f"random.{key}": value for key, value in random_state(model.device).items()}
     tensors["control"] = control
-    about = {"settings": asdict(settings), "identity": _identity(model, labels), "history": history}
+    about = {"settings": asdict(settings), "identity": about_run, "history": history}
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"flowinv": json.dumps(about)})
+        save_file(
+            {key: value.clone().contiguous() for key, value in tensors.items()}, partial, {"flowinv": json.dumps(about)}
+        )
         os.replace(partial, path)
     except TypeError as error:
         raise CheckpointError(
@@ -73,15 +78,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, control: Tensor, settings, labels: Tensor
+    path: str | Path, model: InvariantClassifier, optimizer, control: Tensor, settings, about_run: dict
 ) -> list[dict]:
     """Put everything back and return the history; nothing is changed unless all of it fits."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["flowinv"])
-            then, identity, history = about["settings"], about["identity"], about["history"]
+            then, whose, history = about["settings"], about["identity"], about["history"]
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-            integral = tensors["control"]
+            state_of_control = tensors["control"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint ({error}): delete it to start afresh") from None
     now = asdict(settings)
@@ -96,11 +101,11 @@ def load_checkpoint(
             raise CheckpointError(
                 f"{path} holds another model ({key}: {there} there, {here} here): build the same one, or use another file"
             )
-    for key, value in _identity(model, labels).items():
-        if identity.get(key) != value:
+    for key, value in about_run.items():
+        if whose.get(key) != value:
             raise CheckpointError(f"{path} is of another run (its {key} differs): use the same one, or another file")
     model.load_state_dict(weights)
-    control.copy_(integral)
+    control.copy_(state_of_control)
     state: dict[int, dict] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.utils import download_url
 
+from .bases import wrap
 from .checks import Registry
 from .transforms import FAMILIES
 
@@ -166,6 +167,8 @@ class Dataset:
             images = getattr(self, f"{split}_images")
             angles = degrees * (2 * torch.rand(len(images), generator=generator) - 1)
             turned = FAMILIES["rotation"].warp(images, angles[:, None] / 180).clamp(0, 1)
+            before = getattr(self, f"{split}_angles")
+            angles = angles if before is None else 180 * wrap((before + angles) / 180)
             parts |= {f"{split}_images": turned, f"{split}_angles": angles}
         return replace(self, title=f"{self.title}, rotated by up to ±{degrees:g}°", **parts)
 

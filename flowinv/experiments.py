@@ -177,7 +177,7 @@ EXPERIMENTS = Registry(
                 "whole box": ("fixed", {"half_width": 1.0}),
                 "fixed ±90°": ("fixed", {"half_width": [0.1, 0.1, 0.5]}),
                 "fixed ±180°": ("fixed", {"half_width": [0.1, 0.1, 1.0]}),
-                "flow": ("flow", {"scale": [0.2, 0.2, 0.4]}),
+                "flow": ("flow", {"scale": [0.2, 0.2, 0.6]}),
             },
             limits=[180.0, 180.0, 180.0, 60.0, 60.0],
         ),

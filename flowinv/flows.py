@@ -46,7 +46,7 @@ def spline(x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | 
     bins; zeros give the identity.
     periodic: (D,) bool. There −1 and 1 are one point with one slope, and the last raw slope is a
     turn instead, in units of the box: y = spline(x) + turn, wrapped.
-    Sources: Durkan et al. 2019, equations 4 to 8; Rezende et al. 2020, section 2.2.
+    Sources: Durkan et al. 2019, equations 4 to 8; Rezende et al. 2020.
     """
     K = params.shape[-1] // 3
     widths, heights, slopes = params.split([K, K, K + 1], -1)
@@ -333,9 +333,11 @@ class _MixtureParameters(nn.Module):
     def __init__(self, context_dim: int, loc: Tensor, scale: Tensor, components: int, periodic: Tensor | None):
         super().__init__()
         D, K = len(scale), components
-        # A Sobol sequence: evenly spread in each coefficient, and in all of them together.
-        spread = torch.quasirandom.SobolEngine(D).draw(K) + 1 / (2 * K)
-        place = 2 * spread.remainder(1) - 1
+        if D == 1:
+            spread = (torch.arange(K)[:, None] + 0.5) / K
+        else:  # a Sobol sequence fills the box evenly
+            spread = (torch.quasirandom.SobolEngine(D).draw(K) + 1 / (2 * K)).remainder(1)
+        place = 2 * spread - 1
         wraps = torch.zeros(D, dtype=torch.bool) if periodic is None else periodic
         self.register_buffer("loc", loc + torch.where(wraps, place, 2 * scale * place), persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -351,7 +353,8 @@ class _MixtureParameters(nn.Module):
         logits, loc, change = self.linear(context).split(self.split, -1)
         change = self.REACH * torch.tanh(change.unflatten(-1, (K, D)) / self.REACH)
         # Positive on the line; between 0 and 1 on the circle, where a Gaussian of 1 is all but uniform.
-        scale = torch.where(self.wraps, torch.sigmoid(self.scale.logit() + change), self.scale * change.exp())
+        start = torch.where(self.wraps, self.scale, 0.5).logit()  # a scale above 1 has none
+        scale = torch.where(self.wraps, torch.sigmoid(start + change), self.scale * change.exp())
         if K == 1:
             logits = context.new_zeros(*context.shape[:-1], 1)
         return logits, self.loc + loc.unflatten(-1, (K, D)), scale

@@ -2,8 +2,8 @@
 
 A guide is a module whose `forward(images)` returns a Pyro distribution with batch shape (B,) and
 event shape (D,) over the box [−1, 1]^D. That is all that training, prediction, metrics and plots
-know of a method. A new guide is a class with these two methods and a line in GUIDES; if it has an
-`encoder`, training watches that its embedding varies over images.
+know of a method. A new guide is a class with a constructor (family, in_channels, …), that method, and
+a line in GUIDES; if it has an `encoder`, training watches that its output varies over images.
 """
 
 import math
@@ -40,6 +40,14 @@ class NoAugmentation(nn.Module):
         return dist.Delta(self.identity.to(images.dtype).expand(len(images), -1), event_dim=1)
 
 
+def _half_width(family: TransformFamily, half_width: float | list[float], largest: float = 1.0) -> Tensor:
+    """One number a coefficient, (D,), checked."""
+    values = torch.as_tensor(half_width, dtype=torch.float32).expand(family.dim).clone()
+    if not ((values > 0) & (values <= largest)).all():
+        raise ValueError(f"half_width: expected numbers above 0 and up to {largest:g}, got {values.tolist()}")
+    return values
+
+
 class FixedBox(nn.Module):
     """q(T | I) uniform on a box that does not depend on the image: ordinary data augmentation.
 
@@ -53,11 +61,8 @@ class FixedBox(nn.Module):
 
     def __init__(self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 1.0):
         super().__init__()
-        half_width = torch.as_tensor(half_width, dtype=torch.float32).expand(family.dim)
-        if not ((half_width > 0) & (half_width <= 1)).all():
-            raise ValueError(f"half_width: expected numbers in (0, 1], the box's own units, got {half_width.tolist()}")
         self.register_buffer("identity", family.identity, persistent=False)
-        self.register_buffer("half_width", half_width.clone())
+        self.register_buffer("half_width", _half_width(family, half_width))
 
     def extra_repr(self) -> str:
         return f"half_width={self.half_width.tolist()}"
@@ -83,11 +88,8 @@ class Augerino(nn.Module):
 
     def __init__(self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 0.5):
         super().__init__()
-        start = torch.as_tensor(half_width, dtype=torch.float32).expand(family.dim)
-        if not ((start > 0) & (start < 1)).all():
-            raise ValueError(f"half_width: expected numbers between 0 and 1, got {start.tolist()}")
         self.register_buffer("identity", family.identity, persistent=False)
-        self.logit = nn.Parameter(start.logit())
+        self.logit = nn.Parameter(_half_width(family, half_width, largest=0.999).logit())
 
     def forward(self, images: Tensor) -> dist.Distribution:
         check_images(images, values=False)
@@ -112,9 +114,7 @@ class InstaAug(nn.Module):
         self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 0.5, embedding: int = 32
     ):
         super().__init__()
-        start = torch.as_tensor(half_width, dtype=torch.float32).expand(family.dim)
-        if not ((start > 0) & (start < 1)).all():
-            raise ValueError(f"half_width: expected numbers between 0 and 1, got {start.tolist()}")
+        start = _half_width(family, half_width, largest=0.999)
         self.encoder = ConvNet(in_channels, embedding)
         self.head = nn.Linear(embedding, 2 * family.dim)
         with torch.no_grad():  # start close to one box for all
@@ -133,11 +133,11 @@ class InstaAugCrops(nn.Module):
     """q(T | I) over 321 preset crops: InstaAug's location-related parametrisation. Family `crop` only.
 
     The crops cover 0.375 of the picture's side on a grid of 16×16 places, 0.75 on one of 8×8, and all
-    of it. A convolutional network gives each crop its weight from the features that lie there. Around
+    of it. A convolutional network gives each crop its weight from the features inside it. Around
     each preset a crop is uniform in a cell: its tile of the grid, and ±0.1 in width and height; so q
     is a density over the box like any other.
 
-    Source: Miao et al. 2023, section 4.2, and its code release.
+    Source: Miao et al. 2023 and its code release.
 
     >>> from flowinv.transforms import FAMILIES
     >>> q = InstaAugCrops(FAMILIES["crop"], 3)(torch.rand(2, 3, 64, 64))
@@ -151,7 +151,7 @@ class InstaAugCrops(nn.Module):
         super().__init__()
         if not isinstance(family, Crop):
             raise ValueError(f"instaaug_crops: expected the family crop, got one of {', '.join(family.names)}")
-        self.network = CropNet(in_channels, [n for n, _ in self.GRIDS])
+        self.encoder = CropNet(in_channels, self.GRIDS)
         low, high = [], []
         for n, share in self.GRIDS:
             edges = torch.linspace(-1, 1, n + 1)
@@ -165,14 +165,14 @@ class InstaAugCrops(nn.Module):
 
     def forward(self, images: Tensor) -> dist.Distribution:
         check_images(images, values=False)
-        return UniformMixture(self.network(images), self.low, self.high)
+        return UniformMixture(self.encoder(images), self.low, self.high)
 
 
 class Flow(nn.Module):
     """q(T | I) a conditional normalizing flow whose context is an embedding of the image.
 
     embedding: size of the embedding. Further options are those of ConditionalFlow. Unless they say
-        otherwise, it starts around the identity, and coefficients wrap that the family calls periodic.
+        otherwise, it starts around the identity, and the coefficients wrap that the family calls periodic.
     Source: Singhal et al. 2023, whose own flow is univariate="affine", base="mixture", coupling=True,
     layers=12.
 

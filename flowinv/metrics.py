@@ -48,7 +48,7 @@ def invariance_width(
         raise ValueError(f"coefficient: expected one of {', '.join(names)}, got {coefficient!r}")
     d = names.index(coefficient)
     T = torch.cat([model.q(part).sample((samples,))[..., d] for part in images.split(500)], 1)
-    return half_width(T, model.family.periodic[d])
+    return half_width(T, model.family.angles[d])
 
 
 def _distance(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:
@@ -75,12 +75,14 @@ def coverage(
     S, B = values.shape
     inside = (_distance(values, centres, periodic) <= half_width).any(1).float().mean(0)
     index = ((values + 1) / 2 * bins).long().clamp(0, bins - 1)
-    counts = torch.zeros(bins, B, device=values.device).scatter_add_(0, index, torch.ones_like(values))
+    counts = values.new_zeros(bins, B).scatter_add_(0, index, torch.ones_like(values))
     ordered, order = counts.sort(0, descending=True)
     needed = ordered.cumsum(0) - ordered < mass * S  # those before it do not yet hold the mass
     reached = torch.zeros_like(needed).scatter_(0, order, needed)
     middles = ((torch.arange(bins, device=values.device) + 0.5) * 2 / bins - 1)[:, None].expand(-1, B)
     ideal = (_distance(middles, centres, periodic) <= half_width).any(1)
+    if not ideal.any(0).all():
+        raise ValueError(f"coverage: an ideal range of ±{half_width} may fall between {bins} bins; take more bins")
     return (reached & ideal).sum(0) / ideal.sum(0), inside
 
 
@@ -113,7 +115,7 @@ def rotation_error(matrices: Tensor) -> Tensor:
 
 
 def class_widths(model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int) -> list[float]:
-    """The median half-width of the rotation in each class, in degrees."""
+    """The median half-width of the rotation in each class, in degrees; NaN for a class without images."""
     widths = 180 * invariance_width(model, images).cpu()
     return [widths[labels.cpu() == c].median().item() for c in range(classes)]
 
@@ -128,7 +130,7 @@ def accuracy(model: InvariantClassifier, images: Tensor, labels: Tensor, samples
 def rotate_within(images: Tensor, limits: Tensor, generator: torch.Generator) -> Tensor:
     """Each image turned by an angle uniform within ± its own limit, (B,) in degrees."""
     T = (2 * torch.rand(len(images), 1, generator=generator) - 1) * limits[:, None] / 180
-    return FAMILIES["rotation"].warp(images, T.to(images))
+    return FAMILIES["rotation"].warp(images, T.to(images)).clamp(0, 1)
 
 
 def accuracy_under_rotation(
@@ -151,13 +153,14 @@ def ekld(
     model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int, degrees: float, generator: torch.Generator,
     samples: int = 20,
 ) -> list[float]:  # fmt: skip
-    """Expected KL divergence, for each class, in nats: 0 is invariant.
+    """Expected KL divergence, for each class, in nats: 0 is invariant. NaN for a class without images.
 
     The mean over a class's images of KL(p(· | I) ‖ p(· | I turned)), by an angle uniform in ± degrees,
-    with p the prediction averaged over samples (0: the plain classifier's). Source: Singhal et al. 2023,
-    section 5, after Zhou et al. 2022.
+    with p the prediction averaged over samples (0: the plain classifier's). Two averages over few samples
+    differ by themselves, so it is biased upwards, the less the more samples. Source: Singhal et al. 2023,
+    after Zhou et al. 2022.
     """
-    turned = rotate_within(images, torch.full((len(images),), float(degrees)), generator).clamp(0, 1)
+    turned = rotate_within(images, torch.full((len(images),), float(degrees)), generator)
     pairs = zip(images.split(500), turned.split(500))
     p, q = (torch.cat(x) for x in zip(*((model.predict(a, samples), model.predict(b, samples)) for a, b in pairs)))
     divergence = (p.exp() * (p - q)).sum(-1).cpu()
@@ -170,17 +173,17 @@ def invariance_bound(
 ) -> tuple[Tensor, Tensor]:
     """Both sides, (B, classes) each, of  |p(C | I) − p(C | A_D(I))| ≤ 2 (M − m) TV[g(T − D; A_D(I)), g(T; I)].
 
-    D: a rotation by `degrees`. p: f averaged over g exactly, by quadrature over `points` angles. M, m:
+    D: a rotation by `degrees`. p: f averaged over g by quadrature over `points` angles, so g must be wider than their distance. M, m:
     the extremes of f(C; A_T(I)) where either density is not 0. A turned turned image is warped once, by
     the sum of the angles. Only for the family `rotation`, whose maps commute.
-    Source: Singhal et al. 2023, section 3.3.
+    Source: Singhal et al. 2023.
     """
     check_images(images)
     if model.family.names != ("rotation",):
         raise ValueError(f"invariance_bound: expected the family rotation, got {', '.join(model.family.names)}")
     images = images.to(model.device)
     D = degrees / 180
-    t = ((torch.arange(points, device=images.device) + 0.5) * 2 / points - 1)[:, None, None]
+    t = ((torch.arange(points, device=images.device, dtype=images.dtype) + 0.5) * 2 / points - 1)[:, None, None]
     matrices = model.family.matrix(t)
     sides = []
     for part in images.split(10):

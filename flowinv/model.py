@@ -8,7 +8,7 @@ negative ELBO, its T terms weighted by α = 1/λ, is what training minimises:
     loss = E_{T ~ q} [−log f(C; A_T(I))] + α · KL(q(T | I) ‖ uniform).
 
 KL = D log 2 − entropy, so α pays for entropy: α → 0 gives the one most convenient transformation,
-large α all of them. Source: Singhal et al. 2023, section 3.
+large α all of them. Source: Singhal et al. 2023.
 """
 
 import math
@@ -52,7 +52,7 @@ class InvariantClassifier(nn.Module):
         self.classifier, self.q, self.family, self.original, self.draw = classifier, guide, family, original, draw
 
     def extra_repr(self) -> str:
-        return f"original={self.original}, draw={self.draw.__name__}"
+        return f"original={self.original}, draw={getattr(self.draw, '__name__', self.draw)}"
 
     @classmethod
     def build(cls, guide: str, family: str, in_channels: int, classes: int, width: int = 16, **options):
@@ -106,7 +106,10 @@ class InvariantClassifier(nn.Module):
         of images, and takes a fraction of the time. For a q without reparametrised samples the two
         are equal in expectation, and so are their gradients; this one varies less (see bases.draw).
         """
-        nll, entropy = self.loss_terms(images, labels, samples, smoothing)
+        return self.weigh(*self.loss_terms(images, labels, samples, smoothing), alpha)
+
+    def weigh(self, nll: Tensor, entropy: Tensor, alpha: float | Tensor) -> Tensor:
+        """The classifier's term plus α · KL(q ‖ uniform), from what loss_terms returns."""
         return nll + alpha * (self.family.dim * math.log(2) - entropy)
 
     def loss_terms(

@@ -32,16 +32,17 @@ class ConvNet(nn.Module):
 
 
 class CropNet(nn.Module):
-    """Logits for places in the picture: images (B, C, H, W) → (B, Σ n²), one for each cell of n×n grids.
+    """Logits for crops: images (B, C, H, W) → (B, Σ n²), one for each of the n×n places of each size.
 
-    grids: n of each grid. Strided convolutions make features; each grid reads its own depth of them,
-    pooled to n×n, through a 1×1 convolution: a place's logit depends on what lies there.
+    grids: (n, share of the picture's side) of each size. The places are spread evenly over where a crop of
+    that size fits, row by row from the upper left. Strided convolutions make features; each size reads
+    its own depth of them, and a crop's logit is the mean, over the crop, of a 1×1 convolution of them.
 
-    >>> CropNet(3, [16, 8, 1])(torch.rand(2, 3, 64, 64)).shape
+    >>> CropNet(3, [(16, 0.375), (8, 0.75), (1, 1.0)])(torch.rand(2, 3, 64, 64)).shape
     torch.Size([2, 321])
     """
 
-    def __init__(self, in_channels: int, grids: list[int], width: int = 8):
+    def __init__(self, in_channels: int, grids: list[tuple[int, float]], width: int = 8):
         super().__init__()
         self.grids = grids
         channels = [in_channels] + [width * 2**i for i in range(len(grids))]
@@ -52,7 +53,9 @@ class CropNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x, logits = images - 0.5, []
-        for n, convolution, head in zip(self.grids, self.convolutions, self.heads):
+        for (n, share), convolution, head in zip(self.grids, self.convolutions, self.heads):
             x = F.leaky_relu(convolution(x), 0.1)
-            logits.append(head(F.adaptive_avg_pool2d(x, n)).flatten(1))
+            window = [max(1, round(share * side)) for side in x.shape[-2:]]
+            means = F.avg_pool2d(head(x), window, stride=1)  # of every place, pixel by pixel
+            logits.append(F.interpolate(means, size=(n, n), mode="bilinear").flatten(1))
         return torch.cat(logits, -1)

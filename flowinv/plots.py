@@ -8,7 +8,7 @@ from torch import Tensor
 # Okabe and Ito's palette, without its yellow, which is faint on white.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 # A line style beside each colour, for print and for eyes that see no colour.
-LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), "-"]
+LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1))]
 
 
 def _picture(ax, image: Tensor, title: str = "") -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, load_checkpoint, random_state, save_checkpoint, set_random_state
+from .checkpoints import CheckpointError, identity, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .checks import check_images, check_labels
 from .model import InvariantClassifier
 from .transforms import FAMILIES
@@ -24,7 +24,7 @@ __all__ = ["CheckpointError", "EntropyControl", "Schedule", "Settings", "Trainin
 class Schedule:
     """α from `start` to `end`, evenly in its logarithm, over a `share` of the epochs after burn-in.
 
-    >>> [round(Schedule(1.0, 0.01, share=1.0).at(progress, torch.zeros(())), 3) for progress in (0, 0.5, 1)]
+    >>> [round(Schedule(1.0, 0.01, share=1.0).at(progress, None), 3) for progress in (0, 0.5, 1)]
     [1.0, 0.1, 0.01]
     """
 
@@ -36,10 +36,10 @@ class Schedule:
         if not (self.start > 0 and self.end > 0 and 0 < self.share <= 1):
             raise ValueError(f"schedule: expected positive alphas and a share in (0, 1], got {self}")
 
-    def at(self, progress: float, integral: Tensor) -> float:
+    def at(self, progress: float, state: Tensor | None) -> float:
         return self.start * (self.end / self.start) ** min(1.0, progress / self.share)
 
-    def observe(self, entropy: Tensor, integral: Tensor) -> None:
+    def observe(self, entropy: Tensor, state: Tensor) -> None:
         """A schedule looks at nothing."""
 
 
@@ -47,26 +47,29 @@ class Schedule:
 class EntropyControl:
     """α that steers the mean entropy to `target` (nats, at most D log 2).
 
-    log α is that of `start` plus an integral of the error, target − entropy, clipped to ±1 and weighted
-    by `rate` at each step. The integral stays within ± `bound`, so that a target out of reach costs
-    nothing once it is in reach again.
+    log α is that of `start` plus the error, target − entropy clipped to ±1, times `gain`, plus the
+    integral of the error, weighted by `rate` at each step. The integral stays within ± `bound`: after a target
+    out of reach it takes at most 2 bound / rate steps at full error to come back. α only pays for
+    entropy, so the entropy comes down no faster than the classifier pushes it, and neither way once the
+    rates have decayed.
     """
 
     target: float
     start: float = 0.1
+    gain: float = 2.0
     rate: float = 0.01
     bound: float = 4.0
 
     def __post_init__(self):
-        if not (self.start > 0 and self.rate > 0 and self.bound > 0):
+        if not (self.start > 0 and self.gain >= 0 and self.rate > 0 and self.bound > 0):
             raise ValueError(f"entropy control: expected a positive start, rate and bound, got {self}")
 
-    def at(self, progress: float, integral: Tensor) -> Tensor:
-        return self.start * integral.exp()
+    def at(self, progress: float, state: Tensor) -> Tensor:
+        return self.start * (self.gain * state[0] + state[1]).exp()
 
-    def observe(self, entropy: Tensor, integral: Tensor) -> None:
-        error = (self.target - entropy.detach()).clamp(-1, 1)
-        integral.add_(self.rate * error).clamp_(-self.bound, self.bound)
+    def observe(self, entropy: Tensor, state: Tensor) -> None:
+        state[0] = (self.target - entropy.detach()).clamp(-1, 1)
+        state[1] = (state[1] + self.rate * state[0]).clamp(-self.bound, self.bound)
 
 
 @dataclass(frozen=True)
@@ -173,62 +176,74 @@ def fit(
     optimizer = torch.optim.Adam(groups, lr=settings.lr)
     torch.manual_seed(settings.seed)
     history: list[dict] = []
-    control = torch.zeros((), device=device)  # the integral of an EntropyControl
+    control = torch.zeros(2, device=device)  # error and integral of an EntropyControl
+    about = identity(model, images, labels)
     if checkpoint and Path(checkpoint).exists():
-        history = load_checkpoint(checkpoint, model, optimizer, control, settings, labels)
+        history = load_checkpoint(checkpoint, model, optimizer, control, settings, about)
+    if settings.burn_in >= settings.epochs and guide_parameters:
+        warnings.warn(
+            f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in; raise epochs or lower burn_in",
+            TrainingWarning,
+            stacklevel=2,
+        )
+    learning = [p for p in model.classifier.parameters() if p.requires_grad]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
     rule, constant = settings.alpha, not isinstance(settings.alpha, Schedule | EntropyControl)
     quiet = {} if progress else {"disable": True}  # unset, so that the variable TQDM_DISABLE can speak
-    with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", **quiet) as bar:
-        for epoch in range(len(history), settings.epochs):
-            start, burning_in = time.perf_counter(), epoch < settings.burn_in
-            frozen = settings.freeze and not burning_in
-            model.train()
-            model.classifier.train(not frozen)
-            model.classifier.requires_grad_(not frozen)
-            # Loss, entropy, α, and steps whose gradient alone is not finite: summed there, read once an epoch.
-            total, alpha = torch.zeros(4, device=device), 0.0
-            for i, batch in enumerate(torch.randperm(N).to(device).split(settings.batch_size)):
-                decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * decay
-                x, y = images[batch], labels[batch]
-                if burning_in:
-                    loss = cross_entropy(model.classifier(x), y, label_smoothing=settings.smoothing)
-                    entropy = total.new_zeros(())
-                else:
-                    share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
-                    alpha = rule if constant else rule.at(share, control)
-                    nll, entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
-                    loss = nll + alpha * (model.family.dim * math.log(2) - entropy)
-                    if not constant:
-                        rule.observe(entropy, control)
-                optimizer.zero_grad()
-                if loss.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
-                    loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-                optimizer.step()
-                row = loss.detach(), entropy.detach(), torch.as_tensor(alpha, device=device, dtype=loss.dtype)
-                total[:3] += len(batch) / N * torch.stack(row)
-                total[3] += loss.detach().isfinite() & ~norm.isfinite()
-                bar.update(len(batch))
-            loss, entropy, alpha, broken = total.tolist()
-            _check_health(epoch, loss, entropy, int(broken), steps, model.family.dim)
-            row = {"epoch": epoch + 1, "loss": loss, "entropy": None, "alpha": None}
-            if not burning_in:
-                row |= {"entropy": entropy, "alpha": alpha, **_embedding_spread(model, images)}
-            row["seconds"] = time.perf_counter() - start
-            if each_epoch:
-                model.eval()
-                state = random_state(device)
-                row |= each_epoch(model)
-                set_random_state(state, device)
-            history.append(row)
-            bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
-            if checkpoint:
-                save_checkpoint(checkpoint, model, optimizer, control, settings, labels, history)
-    model.classifier.requires_grad_(True)
+    try:
+        with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", **quiet) as bar:
+            for epoch in range(len(history), settings.epochs):
+                start, burning_in = time.perf_counter(), epoch < settings.burn_in
+                frozen = settings.freeze and not burning_in
+                model.train()
+                model.classifier.train(not frozen)
+                for parameter in learning:
+                    parameter.requires_grad_(not frozen)
+                # Loss, entropy, α, and steps whose gradient alone is not finite: summed there, read once an epoch.
+                total, alpha = torch.zeros(4, device=device), 0.0
+                for i, batch in enumerate(torch.randperm(N).to(device).split(settings.batch_size)):
+                    decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
+                    for group in optimizer.param_groups:
+                        group["lr"] = group["peak"] * decay
+                    x, y = images[batch], labels[batch]
+                    if burning_in:
+                        loss = cross_entropy(model.classifier(x), y, label_smoothing=settings.smoothing)
+                        entropy = total.new_zeros(())
+                    else:
+                        share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
+                        alpha = rule if constant else rule.at(share, control)
+                        nll, entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
+                        loss = model.weigh(nll, entropy, alpha)
+                        if not constant:
+                            rule.observe(entropy, control)
+                    optimizer.zero_grad()
+                    if loss.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
+                        loss.backward()
+                    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                    optimizer.step()
+                    paid = total.new_full((), alpha) if isinstance(alpha, float) else alpha
+                    total[:3] += len(batch) / N * torch.stack([loss.detach(), entropy.detach(), paid])
+                    total[3] += loss.detach().isfinite() & ~norm.isfinite()
+                    bar.update(len(batch))
+                loss, entropy, alpha, broken = total.tolist()
+                _check_health(epoch, loss, entropy, int(broken), steps, model.family.dim)
+                row = {"epoch": epoch + 1, "loss": loss, "entropy": None, "alpha": None}
+                if not burning_in:
+                    row |= {"entropy": entropy, "alpha": alpha, **_embedding_spread(model, images)}
+                row["seconds"] = time.perf_counter() - start
+                if each_epoch:
+                    model.eval()
+                    state = random_state(device)
+                    row |= each_epoch(model)
+                    set_random_state(state, device)
+                history.append(row)
+                bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
+                if checkpoint:
+                    save_checkpoint(checkpoint, model, optimizer, control, settings, about, history)
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
     model.eval()
     return history
 
@@ -255,10 +270,12 @@ def _check_health(epoch: int, loss: float, entropy: float, broken: int, steps: i
 def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict:
     """How much the encoder's embedding varies over images: its standard deviation over its size."""
     encoder = getattr(model.q, "encoder", None)
-    if encoder is None:
+    if encoder is None or len(images) < 2:
         return {}
-    embedding = encoder(images[:256])
-    spread = (embedding.std(0).norm() / embedding.pow(2).mean(0).sqrt().norm()).item()
+    encoder.eval()  # looking must not change it
+    embedding = encoder(images[:: max(1, len(images) // 256)])
+    size = embedding.pow(2).mean(0).sqrt().norm()
+    spread = (embedding.std(0).norm() / size).nan_to_num().item()  # all zero: 0
     if spread < 0.003:  # early in healthy runs it was 0.016 to 0.06, later 0.4 to 1
         warnings.warn(
             f"the encoder has collapsed: its embedding varies by {spread:.1e} of its size over images, so q(T | I) is one"

@@ -242,6 +242,9 @@ def test_rotations_are_fixed_by_their_seed_and_known():
     assert torch.equal(turned.train_images, ones.rotated(90).train_images)
     assert not torch.equal(turned.train_angles, ones.rotated(90, seed=1).train_angles)
     assert torch.equal(turned.only([0]).test_angles, turned.test_angles)
+    twice = turned.rotated(180, seed=2)
+    again = FAMILIES["rotation"].warp(twice.test_images, -twice.test_angles[:, None] / 180)
+    assert (again - ones.test_images).abs().mean() < 0.03 and twice.test_angles.abs().max() <= 180
     with pytest.raises(ValueError, match=r"expected degrees in \(0, 180\]"):
         ones.rotated(0)
     assert str(ones.rotated()).startswith("MNIST (embedded sample), rotated by up to ±180°: 1,000")

@@ -54,6 +54,8 @@ def test_images_are_turned_within_their_own_limit(images):
     turned = metrics.rotate_within(images, limits, torch.Generator().manual_seed(0))
     moved = (turned - images).abs().amax((1, 2, 3)) > 1e-3
     assert moved.tolist() == [False] * 4 + [True] * 4
+    white = torch.ones(50, 1, 33, 33)  # here rounding would lead above 1
+    assert metrics.rotate_within(white, torch.full((50,), 180.0), torch.Generator().manual_seed(0)).max() <= 1
 
 
 def test_guides_are_measured_by_name_of_the_coefficient_only(images):
@@ -70,6 +72,13 @@ def test_coverage_tells_too_narrow_from_too_wide(centre):
         T = wrap(centre + torch.linspace(-w, w, 20001)[:-1, None])
         got = metrics.coverage(T, torch.full((1, 1), centre), 0.5, periodic=True)
         assert [x.item() for x in got] == pytest.approx([reached, inside], abs=0.03)
+
+
+def test_a_range_between_two_bins_is_an_error_and_double_precision_is_none():
+    T = torch.zeros(10, 1, dtype=torch.float64)
+    assert metrics.coverage(T, T[:1], 0.1, periodic=True)[1] == 1
+    with pytest.raises(ValueError, match="take more bins"):
+        metrics.coverage(T, T[:1], 0.01, periodic=True)
 
 
 def test_coverage_counts_every_mode():
@@ -179,6 +188,8 @@ def test_the_invariance_bound_holds_and_an_equivariant_q_makes_both_sides_small(
         left, right = metrics.invariance_bound(model, image, degrees=70)
         assert left.shape == right.shape == (1, 4)
         assert (left <= right + 1e-6).all() and left.max() > 1e-3
+    model = InvariantClassifier.build("flow", "rotation", 1, 4).double()
+    assert metrics.invariance_bound(model, image.double(), degrees=70)[0].dtype == torch.float64
     left, right = metrics.invariance_bound(compass(), image, degrees=70)
     assert right.max() < 0.3 and left.max() < 0.03
     model = compass()

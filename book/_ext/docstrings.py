@@ -5,7 +5,6 @@
 
 import re
 
-
 ITEM = re.compile(r"(\w+(?:, \w+)*): (?=\S)")
 NO_ITEM = ("Source: ", "Sources: ", "Returns ", "Raises ")
 
