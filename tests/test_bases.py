@@ -111,6 +111,22 @@ def test_one_sample_a_component_has_the_exact_gradient():
         assert torch.allclose(found, gradient, rtol=5e-3, atol=0.02)
 
 
+@pytest.mark.parametrize("K", [1, 2])
+def test_gradients_are_exact_across_the_seam_of_the_circle(K):
+    """E cos πT = Σ w exp(−π²σ²/2) cos πμ for wrapped Gaussians, most of whose mass lies around ±1."""
+    logits = torch.tensor([0.3, -0.4][:K], dtype=torch.float64, requires_grad=True)
+    loc = torch.tensor([[0.9], [-0.8]][:K], dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([[0.3], [0.2]][:K], dtype=torch.float64, requires_grad=True)
+    w, exact = logits.softmax(0), (-((math.pi * scale) ** 2) / 2).exp() * (math.pi * loc).cos()
+    parameters = (loc, scale) if K == 1 else (logits, loc, scale)
+    expected = torch.autograd.grad((w * exact.squeeze(1)).sum(), parameters)
+    q = dist.TransformedDistribution(GaussianMixture(logits, loc, scale, torch.tensor([True])), [])
+    T, _, weights = draw(q, 400000)
+    found = torch.autograd.grad((weights * (math.pi * T.squeeze(-1)).cos()).sum(), parameters)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, atol=0.01)
+
+
 def test_each_component_gets_as_many_samples_and_the_weights_sum_to_one():
     q = mixture(K=3)
     for samples, drawn in ((1, 3), (3, 3), (4, 6)):

@@ -170,7 +170,9 @@ def test_the_sample_is_drawn_from_the_full_set(name):
 def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
     """Colour images as lossless sheets: 100 tiles in two rows of 50."""
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (200, 32, 32, 3), np.uint8), rng.integers(0, 10, 200, np.uint8)
+    images = np.broadcast_to(rng.integers(0, 256, (200, 1, 1, 3), np.uint8), (200, 32, 32, 3)).copy()
+    images[:, 3, 5:9] = 7
+    labels = rng.integers(0, 10, 200, np.uint8)
     arrays = dict(zip(data.ARRAYS, (images[:100], labels[:100], images[100:], labels[100:])))
     monkeypatch.setattr(data, "draw_sample", lambda name: dict(arrays))
     monkeypatch.setattr(data, "SAMPLES", tmp_path)
