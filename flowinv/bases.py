@@ -148,10 +148,13 @@ def draw(q: dist.Distribution, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     - reparametrised: w = 1/S, and the gradient flows through T;
     - a mixture: ⌈samples / K⌉ samples of each of the K components, w the component's weight over
       that number. S is then a multiple of K;
-    - neither: w = 1/S in value, with the score ∇log q as its gradient, less the mean of the others'
+    - a point mass: once, S = 1;
+    - none of these: w = 1/S in value, with the score ∇log q as its gradient, less the mean of the others'
       losses as a baseline (Kool et al. 2019).
     """
     base = getattr(q, "base_dist", q)
+    if isinstance(q, dist.Delta):
+        samples = 1
     if q.has_rsample:
         T = q.rsample((samples,))
         log_prob = q.log_prob(T)

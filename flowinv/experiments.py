@@ -168,7 +168,7 @@ EXPERIMENTS = Registry(
             family="rotation_translation",
             profiles={
                 "ci": Settings(epochs=3, burn_in=1),
-                "quick": Settings(epochs=32),
+                "quick": Settings(epochs=40),
                 "full": Settings(epochs=12),
             },
             guides={

@@ -22,9 +22,11 @@ def test_every_guide_is_a_distribution_over_the_box_for_each_image(name, family,
     family = FAMILIES[family]
     q = GUIDES[name](family, 1)(images)
     assert q.batch_shape == (8,) and q.event_shape == (family.dim,)
-    for T in (q.sample((5,)), draw(q, 5)[0]):
-        assert T.shape == (5, 8, family.dim) and (T.abs() <= 1).all()
-        assert q.log_prob(T).shape == (5, 8) and q.log_prob(T).isfinite().all()
+    drawn = draw(q, 5)[0]
+    assert len(drawn) == (1 if name == "none" else 5)  # a point need not be drawn twice
+    for T in (q.sample((5,)), drawn):
+        assert T.shape == (len(T), 8, family.dim) and (T.abs() <= 1).all()
+        assert q.log_prob(T).shape == (len(T), 8) and q.log_prob(T).isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "family"), [pair for pair in PAIRS if pair[0] != "none"])
