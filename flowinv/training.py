@@ -189,44 +189,14 @@ def fit(
     learning = [p for p in model.classifier.parameters() if p.requires_grad]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
-    rule, constant = settings.alpha, not isinstance(settings.alpha, Schedule | EntropyControl)
     quiet = {} if progress else {"disable": True}  # unset, so that the variable TQDM_DISABLE can speak
     try:
         with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", **quiet) as bar:
             for epoch in range(len(history), settings.epochs):
                 start, burning_in = time.perf_counter(), epoch < settings.burn_in
-                frozen = settings.freeze and not burning_in
-                model.train()
-                model.classifier.train(not frozen)
                 for parameter in learning:
-                    parameter.requires_grad_(not frozen)
-                # Loss, entropy, α, and steps whose gradient alone is not finite: summed there, read once an epoch.
-                total, alpha = torch.zeros(4, device=device), 0.0
-                for i, batch in enumerate(torch.randperm(N).to(device).split(settings.batch_size)):
-                    decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
-                    for group in optimizer.param_groups:
-                        group["lr"] = group["peak"] * decay
-                    x, y = images[batch], labels[batch]
-                    if burning_in:
-                        loss = cross_entropy(model.classifier(x), y, label_smoothing=settings.smoothing)
-                        entropy = total.new_zeros(())
-                    else:
-                        share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
-                        alpha = rule if constant else rule.at(share, control)
-                        nll, entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
-                        loss = model.weigh(nll, entropy, alpha)
-                        if not constant:
-                            rule.observe(entropy, control)
-                    optimizer.zero_grad()
-                    if loss.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
-                        loss.backward()
-                    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-                    optimizer.step()
-                    paid = total.new_full((), alpha) if isinstance(alpha, float) else alpha
-                    total[:3] += len(batch) / N * torch.stack([loss.detach(), entropy.detach(), paid])
-                    total[3] += loss.detach().isfinite() & ~norm.isfinite()
-                    bar.update(len(batch))
-                loss, entropy, alpha, broken = total.tolist()
+                    parameter.requires_grad_(burning_in or not settings.freeze)
+                loss, entropy, alpha, broken = _epoch(model, images, labels, settings, optimizer, control, epoch, bar)
                 _check_health(epoch, loss, entropy, int(broken), steps, model.family.dim)
                 row = {"epoch": epoch + 1, "loss": loss, "entropy": None, "alpha": None}
                 if not burning_in:
@@ -246,6 +216,44 @@ def fit(
             parameter.requires_grad_(True)
     model.eval()
     return history
+
+
+def _epoch(
+    model: InvariantClassifier, images: Tensor, labels: Tensor, settings: Settings, optimizer, control: Tensor,
+    epoch: int, bar,
+) -> list[float]:  # fmt: skip
+    """One pass over the data: mean loss, entropy and α, and the number of steps whose gradient alone was not finite."""
+    burning_in, rule = epoch < settings.burn_in, settings.alpha
+    steered = isinstance(rule, Schedule | EntropyControl)
+    model.train()
+    model.classifier.train(burning_in or not settings.freeze)
+    N, steps = len(images), math.ceil(len(images) / settings.batch_size)
+    total, alpha = torch.zeros(4, device=images.device), 0.0  # summed on the device, read once
+    for i, batch in enumerate(torch.randperm(N).to(images.device).split(settings.batch_size)):
+        decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * decay
+        x, y = images[batch], labels[batch]
+        if burning_in:
+            loss = cross_entropy(model.classifier(x), y, label_smoothing=settings.smoothing)
+            entropy = total.new_zeros(())
+        else:
+            share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
+            alpha = rule.at(share, control) if steered else rule
+            nll, entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
+            loss = model.weigh(nll, entropy, alpha)
+            if steered:
+                rule.observe(entropy, control)
+        optimizer.zero_grad()
+        if loss.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
+            loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        paid = alpha if isinstance(alpha, Tensor) else total.new_full((), alpha)
+        total[:3] += len(batch) / N * torch.stack([loss.detach(), entropy.detach(), paid])
+        total[3] += loss.detach().isfinite() & ~norm.isfinite()
+        bar.update(len(batch))
+    return total.tolist()
 
 
 def _check_health(epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int) -> None:

@@ -86,6 +86,11 @@ def test_a_frozen_classifiers_batch_norm_stays_too(data):
     assert steps(frozen) == steps(after_one) < steps(model)
 
 
+def test_alpha_may_be_a_whole_number(data):
+    _, history = train(data, replace(SETTINGS, epochs=2, alpha=1))
+    assert history[1]["alpha"] == 1
+
+
 def test_nothing_to_learn_is_no_error(data):
     model = build()
     model.q = GUIDES["none"](model.family, 1)
