@@ -1,6 +1,7 @@
 """Training: one loop for every method, with a progress bar, checkpoints and exact resume."""
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -189,9 +190,10 @@ def fit(
     learning = [p for p in model.classifier.parameters() if p.requires_grad]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
-    quiet = {} if progress else {"disable": True}  # unset, so that the variable TQDM_DISABLE can speak
+    # Read here: tqdm's bar for notebooks heeds the variable too late, and leaves an empty widget behind.
+    quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     try:
-        with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", **quiet) as bar:
+        with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet) as bar:
             for epoch in range(len(history), settings.epochs):
                 start, burning_in = time.perf_counter(), epoch < settings.burn_in
                 for parameter in learning:

@@ -78,6 +78,7 @@ def test_a_chapter_is_stored_as_it_ran(path):
     for cell in cells(path, "code"):
         for output in cell["outputs"]:
             assert output["output_type"] != "error" and output.get("name") != "stderr"
+            assert "image/s]" not in "".join(output.get("data", {}).get("text/plain", "")), "an empty progress bar"
 
 
 @every_chapter
