@@ -91,8 +91,10 @@ class GaussianMixture(dist.TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
         x = self._components(torch.Size(sample_shape))
-        if self.has_rsample:
-            return x.squeeze(-2)
+        return x.squeeze(-2) if self.has_rsample else self._choose(x, sample_shape)
+
+    def _choose(self, x: Tensor, sample_shape) -> Tensor:
+        """One of the components' samples x (…, K, D), drawn by their weights: (…, D)."""
         k = dist.Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))
         return x.gather(-2, k[..., None, None].expand(*k.shape, 1, x.shape[-1])).squeeze(-2)
 
@@ -185,9 +187,7 @@ def draw_hard(q: dist.Distribution, samples: int) -> tuple[Tensor, Tensor, Tenso
     to show what `draw` mends.
     """
     base = q.base_dist
-    x = base._components((samples,))
-    k = dist.Categorical(logits=base.log_weights, validate_args=False).sample((samples,))
-    T = _push(q, x.gather(-2, k[..., None, None].expand(*k.shape, 1, x.shape[-1])).squeeze(-2))
+    T = _push(q, base._choose(base._components((samples,)), (samples,)))
     log_prob = q.log_prob(T)
     return T, log_prob, torch.full_like(log_prob, 1 / samples)
 

@@ -1,7 +1,7 @@
 """Mario-Iggy: two pictures, upright and upside-down, turned by known angles.
 
 Because the angle of every image is known, so is what q(T | I) should be: the turns that bring it to any
-angle of its class. Source: Benton et al. 2020 (Augerino); Singhal et al. 2023, section 5.
+angle of its class. Source: Benton et al. 2020 (Augerino); Singhal et al. 2023.
 """
 
 import os

@@ -173,9 +173,10 @@ def invariance_bound(
 ) -> tuple[Tensor, Tensor]:
     """Both sides, (B, classes) each, of  |p(C | I) − p(C | A_D(I))| ≤ 2 (M − m) TV[g(T − D; A_D(I)), g(T; I)].
 
-    D: a rotation by `degrees`. p: f averaged over g by quadrature over `points` angles, so g must be wider than their distance. M, m:
-    the extremes of f(C; A_T(I)) where either density is not 0. A turned turned image is warped once, by
-    the sum of the angles. Only for the family `rotation`, whose maps commute.
+    D: a rotation by `degrees`. p: f averaged over g by quadrature over `points` angles, so g must be
+    wider than their distance. M, m: the extremes of f(C; A_T(I)) where either density is not 0. An image
+    that is turned twice is warped once, by the sum of the angles. Only for the family `rotation`, whose
+    maps commute.
     Source: Singhal et al. 2023.
     """
     check_images(images)
