@@ -24,6 +24,7 @@ from torch.distributions import constraints, transforms
 
 from .bases import BoxUniform, GaussianMixture, wrap
 from .checks import check_coefficients
+from .fused import LEAK, FusedAffine
 
 
 def affine(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -88,103 +89,155 @@ def spline(x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | 
     return y, slope.log()
 
 
-class MaskedNetwork(nn.Module):
-    """h: (x, context) → parameters (…, D, P), where coefficient d's depend on x of lower rank only.
+class MaskedNetworks(nn.Module):
+    """h_l: (x, context) → parameters (…, D, P) of layer l, where coefficient d's depend on x of lower rank only.
 
-    ranks: (D,) integers from 0. One rank each makes the network autoregressive; two ranks make it
-    a coupling. With rank 0, parameters depend on the context alone. A hidden unit of degree m sees
-    ranks below m and is seen by ranks from m on (Germain et al. 2015).
+    ranks: (L, D) integers from 0, one row a layer. One rank each makes a network autoregressive; two ranks
+    make it a coupling. With rank 0, parameters depend on the context alone. A hidden unit of degree m
+    sees ranks below m and is seen by ranks from m on (Germain et al. 2015).
 
     periodic: (D,) bool. Such an x is seen as (cos πx, sin πx), which knows no seam.
+
+    The weights of all layers are stacked. `condition` computes for all layers at once, and once an image, what
+    no sample changes: all that the units of degree 0 contribute.
     """
 
     def __init__(self, ranks: Tensor, context_dim: int, params: int, hidden: int, periodic: Tensor | None = None):
         super().__init__()
-        degrees = torch.arange(hidden) % (ranks.max() + 1)
+        degrees = torch.arange(hidden) * (ranks.max() + 1) // hidden
+        self.blind = int((degrees == 0).sum())  # so many see no x; they come first
         wrapping = torch.zeros(0, dtype=torch.long) if periodic is None else periodic.nonzero().squeeze(-1)
         self.register_buffer("wrapping", wrapping, persistent=False)
         self.register_buffer("periodic", periodic, persistent=False)
-        seen = torch.cat([ranks, ranks[wrapping]])
-        self.context = nn.Linear(context_dim, hidden)
-        self.first = nn.Linear(len(seen), hidden, bias=False)
-        self.second = nn.Linear(hidden, hidden)
-        self.third = nn.Linear(hidden, len(ranks) * params)
-        self.register_buffer("mask1", (seen < degrees[:, None]).float(), persistent=False)
+        seen = torch.cat([ranks, ranks[:, wrapping]], -1)
+        sizes = ((context_dim, hidden), (seen.shape[-1], hidden), (hidden, hidden), (hidden, ranks.shape[-1] * params))
+        layers = [[nn.Linear(*size) for size in sizes] for _ in ranks]  # each starts as such layers do
+        weights, biases = (
+            [nn.Parameter(torch.stack([getattr(linear, name).detach() for linear in same])) for same in zip(*layers)]
+            for name in ("weight", "bias")
+        )
+        self.context_weight, self.weight1, self.weight2, self.weight3 = weights
+        self.context_bias, _, self.bias2, self.bias3 = biases  # x and context share one
+        self.register_buffer("mask1", (seen[:, None] < degrees[:, None]).float(), persistent=False)
         self.register_buffer("mask2", (degrees <= degrees[:, None]).float(), persistent=False)
-        mask3 = (degrees <= ranks[:, None]).float().repeat_interleave(params, 0)
+        mask3 = (degrees <= ranks[..., None]).float().repeat_interleave(params, 1)
         self.register_buffer("mask3", mask3, persistent=False)
         with torch.no_grad():  # start near the identity: larger hypernetworks diverge in a few steps
-            self.third.weight *= 0.01
-            self.third.bias *= 0.01
+            self.weight3 *= 0.01
+            self.bias3 *= 0.01
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """context: already through self.context, (…, hidden), once for all samples x (S, …, D)."""
+    def masked(self) -> tuple[Tensor, ...]:
+        """Weights and biases of all layers: for the context, then for x, then of the second and third sums."""
+        w1, w2, w3 = self.weight1 * self.mask1, self.weight2 * self.mask2, self.weight3 * self.mask3
+        return self.context_weight, self.context_bias, w1, w2, self.bias2, w3, self.bias3
+
+    def condition(self, context: Tensor) -> tuple[Tensor, ...]:
+        """For context (B, C) the tensors of h(x) = W₃ φ(W₂ φ(W₁ x + k₁) + k₂) + k₃ of all layers.
+
+        Sums k: (L, …, B), of what depends on the context alone. Weights W: (L, …, …).
+        """
+        n, (wc, b1, w1, w2, b2, w3, b3) = self.blind, self.masked()
+        k1 = wc @ context.mT + b1.unsqueeze(-1)
+        k2 = w2[..., :n] @ F.leaky_relu(k1[:, :n], LEAK) + b2.unsqueeze(-1)
+        k3 = w3[..., :n] @ F.leaky_relu(k2[:, :n], LEAK) + b3.unsqueeze(-1)
+        return k1[:, n:], k2[:, n:], k3, w1[:, n:], w2[:, n:, n:], w3[..., n:]
+
+    def forward(self, x: Tensor, k1: Tensor, k2: Tensor, k3: Tensor, w1: Tensor, w2: Tensor, w3: Tensor) -> Tensor:
+        """h(x) of one layer, (…, B, D, P), for x (…, B, D) and its part of what `condition` returned."""
         D = x.shape[-1]
         if self.periodic is not None:
             angle = math.pi * x
             sines = angle.index_select(-1, self.wrapping).sin()
             x = torch.cat([torch.where(self.periodic, angle.cos(), x), sines], -1)
-        h = F.leaky_relu(context + F.linear(x, self.first.weight * self.mask1))
-        h = F.leaky_relu(F.linear(h, self.second.weight * self.mask2, self.second.bias))
-        h = F.linear(h, self.third.weight * self.mask3, self.third.bias)
-        return h.unflatten(-1, (D, -1))
+        h = F.leaky_relu(F.linear(x, w1) + k1.mT, LEAK)
+        h = F.leaky_relu(F.linear(h, w2) + k2.mT, LEAK)
+        return (F.linear(h, w3) + k3.mT).unflatten(-1, (D, -1))
 
 
-class ConditionalLayer(dist.ConditionalTransformModule):
-    """y_d = τ(x_d; h_d(x of lower rank, context)), D → D, with τ `affine` or `spline`.
+class ConditionalLayers(dist.ConditionalTransformModule):
+    """L layers y_d = τ(x_d; h_d(x of lower rank, context)), D → D, one after the other, with τ `affine` or `spline`.
 
-    Sampling (x → y) takes one pass of the network h, scoring (y → x) one pass a rank.
+    Sampling (x → y) takes one pass of each network h, scoring (y → x) one pass a rank.
 
-    dim, context_dim: D and the context's size.
     univariate: τ. params: how many numbers τ takes for each coefficient.
-    ranks: (D,) which coefficients come first. periodic: (D,) which wrap, or None. Both as MaskedNetwork
-        has them; only the spline takes periodic ones.
+    ranks: (L, D), for each layer which coefficients come first. context_dim: the context's size.
+    periodic: (D,) which coefficients wrap, or None; only the spline takes such. Both as MaskedNetworks has them.
+    fused: whether affine layers go through flowinv.fused where gradients are wanted: the same numbers, faster,
+        once differentiable.
 
-    >>> layer = ConditionalLayer(3, 8, affine, 2, ranks=torch.tensor([0, 0, 1]))
-    >>> transform = layer.condition(torch.randn(5, 8))  # an ordinary torch transform
+    >>> layers = ConditionalLayers(affine, 2, torch.tensor([[0, 0, 1], [1, 1, 0]]), context_dim=8)
+    >>> transform = layers.condition(torch.randn(5, 8))  # an ordinary torch transform
     >>> x = torch.randn(100, 5, 3)
     >>> bool(torch.allclose(transform.inv(transform(x).clone()), x, atol=1e-4))
     True
     """
 
     def __init__(
-        self, dim: int, context_dim: int, univariate, params: int, ranks: Tensor, hidden: int = 64,
-        periodic: Tensor | None = None,
+        self, univariate, params: int, ranks: Tensor, context_dim: int, hidden: int = 64,
+        periodic: Tensor | None = None, fused: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.univariate = univariate
         self.ranks = ranks.tolist()
-        self.network = MaskedNetwork(ranks, context_dim, params, hidden, periodic)
-
-    def transform(self, x: Tensor, at: Tensor, context: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """τ or its inverse at x, with the parameters h(at, context)."""
-        periodic = {} if self.network.periodic is None else {"periodic": self.network.periodic}
-        return self.univariate(x, self.network(at, context), inverse, **periodic)
+        self.fused = fused and univariate is affine
+        self.networks = MaskedNetworks(ranks, context_dim, params, hidden, periodic)
 
     def condition(self, context: Tensor) -> transforms.Transform:
-        """The layer for context (…, context_dim), as a torch transform of (…, D)."""
-        return _ConditionedLayer(self, self.network.context(context))
+        """The layers for context (…, context_dim), as a torch transform of (…, D)."""
+        return _ConditionedLayers(self, context)
 
 
-class _ConditionedLayer(transforms.Transform):
+class _ConditionedLayers(transforms.Transform):
     domain = codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, layer: ConditionalLayer, context: Tensor):
+    def __init__(self, layers: ConditionalLayers, context: Tensor):
         super().__init__(cache_size=1)  # so that scoring the latest sample costs no inverse
-        self.layer, self.context = layer, context
+        self.layers, self.batch_shape = layers, context.shape[:-1]
+        self.context = context.reshape(-1, context.shape[-1])
+        self.periodic = {} if layers.networks.periodic is None else {"periodic": layers.networks.periodic}
         self._latest: tuple = (None, None)  # an x and its log-determinant
 
+    def _layer(self, conditioned: tuple, x: Tensor, at: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """A layer's τ or its inverse at x, with the parameters h(at, context)."""
+        params = self.layers.networks(at, *conditioned)
+        return self.layers.univariate(x, params, inverse, **self.periodic)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """(S, B, D), for any sample and batch shape."""
+        shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        return x.expand(*shape, -1).reshape(-1, self.batch_shape.numel(), x.shape[-1])
+
     def _call(self, x: Tensor) -> Tensor:
-        y, log_slope = self.layer.transform(x, x, self.context)
-        self._latest = x, log_slope.sum(-1)
-        return y
+        y, log_det = self._flat(x), 0.0
+        if self.layers.fused and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            y, log_det = self._call_fused(y)
+        else:
+            for conditioned in zip(*self.layers.networks.condition(self.context)):
+                y, log_slope = self._layer(conditioned, y, y)
+                log_det = log_det + log_slope.sum(-1)
+        shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        self._latest = x, log_det.reshape(shape)
+        return y.reshape(*shape, -1)
+
+    def _call_fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        networks = self.layers.networks
+        *others, w3, b3 = networks.masked()
+        w3, b3 = (raw.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for raw in (w3, b3))  # all s, then all t
+        y, log_det = FusedAffine.apply(x.movedim(-1, 0), self.context, *others, w3, b3, networks.blind)
+        return y.movedim(0, -1), log_det
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x = y
-        for _ in range(max(self.layer.ranks) + 1):  # after pass r the ranks up to r are right
-            x, log_slope = self.layer.transform(y, x, self.context, inverse=True)
-        self._latest = x, -log_slope.sum(-1)
+        x, log_det = self._flat(y), 0.0
+        layers = zip(self.layers.ranks, *self.layers.networks.condition(self.context))
+        for ranks, *conditioned in reversed(list(layers)):
+            target = x
+            for _ in range(max(ranks) + 1):  # after pass r the ranks up to r are right
+                x, log_slope = self._layer(conditioned, target, x, inverse=True)
+            log_det = log_det - log_slope.sum(-1)
+        shape = torch.broadcast_shapes(y.shape[:-1], self.batch_shape)
+        x = x.reshape(*shape, -1)
+        self._latest = x, log_det.reshape(shape)
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -256,6 +309,7 @@ class ConditionalFlow(nn.Module):
     hidden: width of the networks. bins: K.
     periodic: for each coefficient, whether −1 and 1 are one point. Gaussians are wrapped there and
         splines circular. Affine layers know the line only: to them it is a segment.
+    fused: whether affine layers take the fast path of flowinv.fused.
 
     Base and layers that do not live in the same space are joined by a tanh or its inverse.
     `flow(context)` has batch shape (…) and event shape (D,) for a context (…, context_dim).
@@ -272,6 +326,7 @@ class ConditionalFlow(nn.Module):
         self, dim: int, context_dim: int, univariate: str = "spline", base: str = "gaussian",
         loc: float | list[float] = 0.0, scale: float | list[float] = 0.3, components: int = 8, layers: int = 1,
         coupling: bool = False, hidden: int = 64, bins: int = 12, periodic: list[bool] | tuple[bool, ...] | None = None,
+        fused: bool = True,
     ):  # fmt: skip
         super().__init__()
         if univariate not in UNIVARIATE or base not in BASES:
@@ -296,14 +351,13 @@ class ConditionalFlow(nn.Module):
         self.register_buffer("loc", loc, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
         self.mixture = _MixtureParameters(context_dim, loc, scale, components, wraps) if base == "mixture" else None
-        ranks = torch.arange(dim) % 2 if coupling and dim > 1 else torch.arange(dim)
-        self.layers = nn.ModuleList(
-            ConditionalLayer(
-                dim, context_dim, UNIVARIATE[univariate], 2 if self.line_layers else 3 * bins + 1,
-                ranks if i % 2 == 0 else ranks.max() - ranks, hidden, wraps,
-            )
-            for i in range(layers)
-        )  # fmt: skip
+        if layers:
+            order = torch.arange(dim) % 2 if coupling and dim > 1 else torch.arange(dim)
+            ranks = torch.stack([order if i % 2 == 0 else order.max() - order for i in range(layers)])
+            params = 2 if self.line_layers else 3 * bins + 1
+            self.layers = ConditionalLayers(UNIVARIATE[univariate], params, ranks, context_dim, hidden, wraps, fused)
+        else:
+            self.layers = None
 
     def extra_repr(self) -> str:
         return self.kind
@@ -316,7 +370,7 @@ class ConditionalFlow(nn.Module):
             base = GaussianMixture(zero[..., 0], zero + self.loc, self.scale.expand_as(zero), self.periodic)
         else:
             base = BoxUniform(zero[..., 0, :] - 1, zero[..., 0, :] + 1, validate_args=False).to_event(1)
-        steps = [layer.condition(context) for layer in self.layers]
+        steps = [self.layers.condition(context)] if self.layers else []
         if self.line_base != self.line_layers:
             to_box = ToBox(self.periodic)
             steps.insert(0, to_box if self.line_base else to_box.inv)

@@ -110,10 +110,14 @@ def warp(images: Tensor, matrices: Tensor, isotropic: bool = True) -> Tensor:
     >>> warp(torch.ones(8, 1, 28, 28), torch.eye(2, 3).expand(20, 8, 2, 3)).shape
     torch.Size([20, 8, 1, 28, 28])
     """
-    B, C, H, W = images.shape
+    C, H, W = images.shape[1:]
     if isotropic and H != W:  # to normalised units, and back
         matrices = matrices * _aspect(H, W, matrices.device, matrices.dtype)
-    grid = F.affine_grid(matrices.flatten(0, -3), [matrices.shape[:-2].numel(), C, H, W], align_corners=False)
+    # What torch's affine_grid computes, as one product for all pictures, in less time: x and y of the centres apart.
+    # Never in half precision, which is too coarse for places in a picture.
+    with torch.autocast(images.device.type, enabled=False):
+        grid = matrices.flatten(0, -2) @ _centres(H, W, matrices.device, matrices.dtype)
+    grid = grid.view(-1, 2, H, W).movedim(1, -1)
     images = images.expand(*matrices.shape[:-2], C, H, W)
     warped = F.grid_sample(images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return warped.view(images.shape)
@@ -225,6 +229,15 @@ def _aspect(H: int, W: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     L = max(H, W)
     with torch.inference_mode(False):
         return torch.tensor([[1, H / W, L / W], [W / H, 1, L / H]], dtype=dtype, device=device)
+
+
+@lru_cache
+def _centres(H: int, W: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(x, y, 1) of each pixel's centre: (3, H W)."""
+    with torch.inference_mode(False):
+        x, y = (torch.arange(1 - n, n, 2, dtype=dtype, device=device) / n for n in (W, H))
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        return torch.stack([x, y, torch.ones_like(x)]).flatten(1)
 
 
 def _family(*names: str, exp=exponential) -> TransformFamily:

@@ -9,7 +9,7 @@ import torch
 import zuko
 
 from flowinv.bases import draw, wrap
-from flowinv.flows import ConditionalFlow, ConditionalLayer, affine, spline
+from flowinv.flows import ConditionalFlow, ConditionalLayers, affine, spline
 
 KINDS = [
     (univariate, base, coupling, wraps)
@@ -68,16 +68,15 @@ def test_the_spline_is_a_bijection_of_the_box_and_zeros_make_it_the_identity():
 @pytest.mark.parametrize("dim", [1, 3])
 def test_inverse_undoes_forward_and_log_det_is_the_jacobians(kind, dim):
     flow = make(kind, dim)
-    for layer in flow.layers:
-        transform = layer.condition(torch.randn(4, dtype=torch.float64))
-        x = torch.rand(20, dim, dtype=torch.float64) * 1.8 - 0.9
-        y = transform(x)
-        assert apart(transform.inv(y.clone()), x, kind).max() < 1e-7
-        transform(-x)  # the latest call is another one
-        log_det = transform.log_abs_det_jacobian(x.clone(), y)
-        for i in range(20):
-            jacobian = torch.autograd.functional.jacobian(transform, x[i])
-            assert log_det[i].item() == pytest.approx(jacobian.det().abs().log().item(), abs=1e-8)
+    transform = flow.layers.condition(torch.randn(4, dtype=torch.float64))
+    x = torch.rand(20, dim, dtype=torch.float64) * 1.8 - 0.9
+    y = transform(x)
+    assert apart(transform.inv(y.clone()), x, kind).max() < 1e-7
+    transform(-x)  # the latest call is another one
+    log_det = transform.log_abs_det_jacobian(x.clone(), y)
+    for i in range(20):
+        jacobian = torch.autograd.functional.jacobian(transform, x[i])
+        assert log_det[i].item() == pytest.approx(jacobian.det().abs().log().item(), abs=1e-8)
 
 
 @every_kind
@@ -146,7 +145,7 @@ def test_a_turn_of_the_circle_turns_the_distribution():
     T = torch.rand(50, 3, 1) * 2 - 1
     log_prob = before.log_prob(T)
     with torch.no_grad():
-        flow.layers[0].network.third.bias[-1] += 0.7
+        flow.layers.networks.bias3[0, -1] += 0.7
     assert torch.allclose(flow(context).log_prob(wrap(T + 0.7)), log_prob, atol=1e-4)
 
 
@@ -264,7 +263,7 @@ def test_wide_bases_have_gradients_too(periodic):
 def test_the_layers_work_in_any_pyro_model():
     flow = make(("spline", "uniform", True, False), 2)
     base = pyro.distributions.Uniform(-torch.ones(2).double(), torch.ones(2).double()).to_event(1)
-    conditional = pyro.distributions.ConditionalTransformedDistribution(base, list(flow.layers))
+    conditional = pyro.distributions.ConditionalTransformedDistribution(base, [flow.layers])
     context = torch.randn(4, dtype=torch.float64)
     with pyro.poutine.trace() as trace:
         T = pyro.sample("T", conditional.condition(context))
@@ -351,19 +350,21 @@ def test_layers_are_zukos_with_the_same_weights(univariate):
         return zuko.transforms.DependentTransform(zuko.transforms.MonotonicAffineTransform(params[..., 1], raw), 1)
 
     for ranks in (torch.arange(4), torch.tensor([0, 1, 0, 1])):
-        layer = ConditionalLayer(4, 3, univariate, P, ranks, hidden=16).double()
+        layer = ConditionalLayers(univariate, P, ranks[None], 3, hidden=16).double()
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.normal_(0, 0.4)
-            third = layer.network.third
+            weight, bias = layer.networks.weight3[0], layer.networks.bias3[0]
             if univariate is spline:  # end slopes of 1
                 for d in range(4):
-                    third.weight[[d * P + 16, d * P + 24]], third.bias[[d * P + 16, d * P + 24]] = 0, 0
+                    weight[[d * P + 16, d * P + 24]], bias[[d * P + 16, d * P + 24]] = 0, 0
             if ranks.max() == 1:  # a coupling as zuko has it: the first rank stays as it is
                 for d in (0, 2):
-                    third.weight[d * P : (d + 1) * P], third.bias[d * P : (d + 1) * P] = 0, 0
+                    weight[d * P : (d + 1) * P], bias[d * P : (d + 1) * P] = 0, 0
         context = torch.randn(3, dtype=torch.float64)
-        at = lambda x: layer.network(x, layer.network.context(context))  # noqa: B023, E731
+        networks = layer.networks
+        conditioned = [tensor[0] for tensor in networks.condition(context[None])]
+        at = lambda x: networks(x.unsqueeze(-2), *conditioned).squeeze(-3)  # noqa: B023, E731
         if ranks.max() == 1:
 
             def meta(x_a):
@@ -381,3 +382,25 @@ def test_layers_are_zukos_with_the_same_weights(univariate):
         assert torch.allclose(y, expected, atol=1e-9)
         assert torch.allclose(ours.log_abs_det_jacobian(x, y), log_det, atol=1e-7)
         assert torch.allclose(ours.inv(y.clone()), theirs.inv(y), atol=1e-7)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 6])
+@pytest.mark.parametrize("coupling", [False, True])
+@pytest.mark.parametrize("samples", [(), (4,), (2, 3)])
+def test_the_fast_path_is_layer_by_layer(dim, coupling, samples):
+    """Samples, their density, and gradients of every parameter and the context, at the same base sample."""
+    fast = make(("affine", "gaussian", coupling, False), dim, layers=3)
+    slow = make(("affine", "gaussian", coupling, False), dim, layers=3, fused=False)
+    slow.load_state_dict(fast.state_dict())
+    results = []
+    for flow in (fast, slow):
+        context = torch.linspace(-1, 1, 20, dtype=torch.float64).view(5, 4).requires_grad_()
+        torch.manual_seed(0)
+        q = flow(context)
+        T = q.rsample(samples)
+        log_prob = q.log_prob(T)
+        (T.square().sum(-1) * torch.arange(5) - log_prob.exp()).sum().backward()
+        results.append([T, log_prob, context.grad, *(parameter.grad for parameter in flow.parameters())])
+    for x, y in zip(*results, strict=True):
+        assert torch.allclose(x, y, atol=1e-9)
+    assert fast.layers.fused and not slow.layers.fused

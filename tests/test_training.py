@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_made_is_a_one_line_error(data, tmp_path):
 def test_a_loss_that_is_not_finite_stops_training(data):
     model = build()
     with torch.no_grad():
-        model.q.flow.layers[0].network.third.bias.fill_(torch.nan)
+        model.q.flow.layers.networks.bias3.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="loss nan.*try a lower guide_lr"):
         train(data, model=model)
 

@@ -1,0 +1,227 @@
+"""One flow, four libraries: sample, log-density and the gradient of both.
+
+Affine couplings with networks of two hidden layers of 64, base N(0, 0.3²), tanh at the end: the published
+structure. All get the weights of flowinv's flow (in which the first rank's own outputs are set to 0, since the
+other libraries' first half stays as it is), so all must give one point the same density and gradient.
+"""
+
+import itertools
+from functools import partial
+
+import normflows
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+import zuko
+from harness import arguments, compare, gradients, same, store
+from pyro.distributions.transforms import Permute, TanhTransform
+from torch import Tensor, nn
+
+from flowinv.flows import ConditionalFlow
+
+CONTEXT, HIDDEN, SCALE = 32, 64, 0.3
+
+
+def dense_weights(flow: ConditionalFlow, i: int) -> tuple[list[int], list[int], dict[str, Tensor]]:
+    """Layer i as an unmasked coupling: which coefficients condition, which move, and the network's weights."""
+    ranks, networks = torch.tensor(flow.layers.ranks[i]), flow.layers.networks
+    seen, moved = ((ranks == r).nonzero().squeeze(-1) for r in (0, 1))
+    rows = (2 * moved[:, None] + torch.arange(2)).flatten()  # scale and shift of each that moves
+    weights = {
+        "x": (networks.weight1 * networks.mask1)[i][:, seen],
+        "context": networks.context_weight[i],
+        "bias1": networks.context_bias[i],
+        "weight2": networks.weight2[i] * networks.mask2,
+        "bias2": networks.bias2[i],
+        "weight3": (networks.weight3 * networks.mask3)[i][rows],
+        "bias3": networks.bias3[i][rows],
+    }
+    return seen.tolist(), moved.tolist(), {name: weight.detach() for name, weight in weights.items()}
+
+
+def load(layers: list[nn.Linear], weights: dict[str, Tensor], first: tuple[str, str], rows: list[int]) -> None:
+    """Weights into three linear layers whose input is `first` joined and whose outputs are in the order `rows`."""
+    values = [
+        (torch.cat([weights[name] for name in first], -1), weights["bias1"]),
+        (weights["weight2"], weights["bias2"]),
+        (weights["weight3"][rows], weights["bias3"][rows]),
+    ]
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(layers, values):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+
+
+def shift_first(moved: list[int]) -> list[int]:
+    """Rows of (shift, scale) of each coefficient, from rows of (scale, shift)."""
+    return [2 * d + e for d in range(len(moved)) for e in (1, 0)]
+
+
+class Ours:
+    """flowinv, as it is used."""
+
+    def __init__(self, D: int, layers: int):
+        self.module = ConditionalFlow(D, CONTEXT, "affine", "gaussian", 0.0, SCALE, layers=layers, coupling=True)
+        layers = self.module.layers
+        first = (torch.tensor(layers.ranks) == 0).repeat_interleave(2, -1)
+        with torch.no_grad():
+            layers.networks.weight3[first] = 0
+            layers.networks.bias3[first] = 0
+
+    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.module(context)
+        T = q.rsample()
+        return T, q.log_prob(T)
+
+    def score(self, context: Tensor, T: Tensor) -> Tensor:
+        return self.module(context).log_prob(T)
+
+
+class Pyro:
+    """Stock conditional couplings, permuted in between."""
+
+    def __init__(self, flow: ConditionalFlow, D: int):
+        order, transforms, self.module = list(range(D)), [], nn.ModuleList()
+        for i in range(len(flow.layers.ranks)):
+            seen, moved, weights = dense_weights(flow, i)
+            transforms.append(Permute(torch.tensor([order.index(d) for d in seen + moved])))
+            order = seen + moved
+            coupling = dist.transforms.conditional_affine_coupling(D, CONTEXT, [HIDDEN, HIDDEN], len(seen))
+            coupling.nn.f = nn.LeakyReLU()
+            n = len(moved)
+            load(
+                coupling.nn.layers, weights, ("context", "x"), [2 * d + 1 for d in range(n)] + [2 * d for d in range(n)]
+            )
+            self.module.append(coupling)
+            transforms.append(coupling)
+        transforms += [Permute(torch.tensor([order.index(d) for d in range(D)])), TanhTransform()]
+        self.base = lambda context: dist.Normal(context.new_zeros(len(context), D), SCALE).to_event(1)
+        self.transforms = transforms
+
+    def distribution(self, context: Tensor):
+        steps = [t.condition(context) if hasattr(t, "condition") else t.with_cache() for t in self.transforms]
+        return dist.TransformedDistribution(self.base(context), steps)
+
+    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.distribution(context)
+        T = q.rsample()
+        return T, q.log_prob(T)
+
+    def score(self, context: Tensor, T: Tensor) -> Tensor:
+        return self.distribution(context).log_prob(T)
+
+
+class ContextMLP(nn.Module):
+    """normflows' couplings know no context: the network keeps it, as the published code has it."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        sizes = [inputs + CONTEXT, HIDDEN, HIDDEN, outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.context = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([x, self.context], -1)
+        for layer in self.layers[:-1]:
+            h = F.leaky_relu(layer(h))
+        return self.layers[-1](h)
+
+
+class Tanh(normflows.flows.Flow):
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z.tanh(), TanhTransform().log_abs_det_jacobian(z, None).sum(-1)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        x = z.atanh()
+        return x, -TanhTransform().log_abs_det_jacobian(x, None).sum(-1)
+
+
+class Normflows:
+    """Blocks whose two halves take turns; `sample` returns the log-density as well."""
+
+    def __init__(self, flow: ConditionalFlow, D: int):
+        base = normflows.distributions.DiagGaussian(D, trainable=False)
+        base.log_scale.fill_(torch.tensor(SCALE).log())
+        blocks, self.networks = [], []
+        seen, moved, _ = dense_weights(flow, 0)
+        self.order = seen + moved  # the coefficients' order inside
+        for i in range(len(flow.layers.ranks)):
+            seen, moved, weights = dense_weights(flow, i)
+            network = ContextMLP(len(seen), 2 * len(moved))
+            load(network.layers, weights, ("x", "context"), shift_first(moved))
+            self.networks.append(network)
+            blocks.append(
+                normflows.flows.AffineCouplingBlock(network, split_mode="channel" if i % 2 == 0 else "channel_inv")
+            )
+        self.module = normflows.NormalizingFlow(base, [*blocks, Tanh()])
+
+    def see(self, context: Tensor) -> None:
+        for network in self.networks:
+            network.context = context
+
+    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        self.see(context)
+        return self.module.sample(len(context))
+
+    def score(self, context: Tensor, T: Tensor) -> Tensor:
+        self.see(context)
+        return self.module.log_prob(T[..., self.order])
+
+
+class Zuko:
+    """General couplings with masks; `rsample_and_log_prob` is its one pass for both."""
+
+    def __init__(self, flow: ConditionalFlow, D: int):
+        couplings = []
+        for i in range(len(flow.layers.ranks)):
+            seen, moved, weights = dense_weights(flow, i)
+            mask = torch.tensor([d in seen for d in range(D)])
+            coupling = zuko.flows.GeneralCouplingTransform(
+                D, CONTEXT, mask, hidden_features=[HIDDEN, HIDDEN], activation=nn.LeakyReLU
+            )
+            load([coupling.hyper[j] for j in (0, 2, 4)], weights, ("x", "context"), shift_first(moved))
+            couplings.append(coupling)
+        # zuko's transforms lead from the data to the base.
+        to_line = zuko.flows.UnconditionalTransform(lambda: TanhTransform().inv)
+        base = zuko.flows.UnconditionalDistribution(
+            zuko.distributions.DiagNormal, torch.zeros(D), torch.full((D,), SCALE), buffer=True
+        )
+        self.module = zuko.flows.Flow([to_line, *(coupling.inv for coupling in reversed(couplings))], base)
+
+    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.module(context).rsample_and_log_prob()
+
+    def score(self, context: Tensor, T: Tensor) -> Tensor:
+        return self.module(context).log_prob(T)
+
+
+def main() -> None:
+    args, rows = arguments(__doc__), []
+    for D, layers, B in itertools.product((3, 6), (4, 12), (128, 512, 5120)):
+        torch.manual_seed(0)
+        ours = Ours(D, layers)
+        flow = ours.module
+        libraries = {"flowinv": ours, "Pyro": Pyro(flow, D), "normflows": Normflows(flow, D), "zuko": Zuko(flow, D)}
+        context = torch.randn(B, CONTEXT, device=args.device, requires_grad=True)
+        T = flow(context).sample()
+        reference = None
+        for name, library in libraries.items():
+            library.module.to(args.device)
+            density = library.score(context, T)
+            results = [density.detach(), *gradients(density.sum(), [context])]
+            same(name, results, reference := reference or results, 1e-3)
+
+        def step(library, context=context):
+            T, log_prob = library.sample(context)
+            gradients((T.square().sum(-1) + log_prob).mean(), [context, *library.module.parameters()])
+
+        times = compare(
+            {name: partial(step, library) for name, library in libraries.items()}, args.repeats, args.device
+        )
+        rows += [{"D": D, "layers": layers, "B": B, "library": name, **time} for name, time in times.items()]
+        print(D, layers, B, {name: (time["median"], time["ratio"]) for name, time in times.items()})
+    store(args, rows)
+
+
+if __name__ == "__main__":
+    main()

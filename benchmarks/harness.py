@@ -1,0 +1,111 @@
+"""What the benchmarks share: timing side by side, peak memory, metadata, results as JSON.
+
+Candidates take turns, one call each a round, so that whatever disturbs the machine disturbs all of
+them. A ratio is the median over rounds of that round's quotient.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowinv.experiments import provenance
+from flowinv.training import pick_device
+
+RESULTS = Path(__file__).parent.parent / "book/results/speed"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The options that every script has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--repeats", type=int, default=30, help="rounds that count, after a third as many that do not")
+    parser.add_argument("--device", default=str(pick_device()), help="default: the GPU if there is one")
+    parser.add_argument("--name", help="of the result file (default: the script's)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result (default: the book's)")
+    args = parser.parse_args()
+    args.device = torch.device(args.device)
+    return args
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def compare(candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, dict]:
+    """Milliseconds a call of each candidate: median and quartiles, and its ratio to the first one's."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(-max(2, repeats // 3), repeats):
+        for name, call in candidates.items():
+            synchronise(device)
+            start = time.perf_counter()
+            call()
+            synchronise(device)
+            if turn >= 0:
+                times[name].append(1000 * (time.perf_counter() - start))
+    first = times[next(iter(times))]
+    return {
+        name: dict(zip(("q25", "median", "q75"), (round(t, 3) for t in statistics.quantiles(own, n=4))))
+        | {"ratio": round(statistics.median(t / f for t, f in zip(own, first)), 3)}
+        for name, own in times.items()
+    }
+
+
+def gradients(loss: Tensor, of: list[Tensor]) -> list[Tensor]:
+    """d loss / d of, as a training step computes it: into .grad, which starts empty."""
+    for tensor in of:
+        tensor.grad = None
+    loss.backward()
+    return [tensor.grad for tensor in of]
+
+
+def same(name: str, a, b, tolerance: float) -> None:
+    """Stop unless two candidates gave the same tensors: what they cost is not worth comparing then."""
+    for x, y in zip(a, b, strict=True):
+        error = (x - y).abs().max().item()
+        if not error <= tolerance * max(1.0, y.abs().max().item()):
+            raise SystemExit(f"{name}: results differ by {error:.1e}, more than {tolerance:.0e}")
+
+
+def peak_mebibytes(call: Callable[[], object], device: torch.device) -> float:
+    """The most memory that tensors took during a call, beyond what they took before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    taken = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            taken += event.nbytes()
+            peak = max(peak, taken)
+    return peak / 2**20
+
+
+def store(args: argparse.Namespace, rows: list[dict]) -> None:
+    """Write rows and where they were measured, whole or not at all."""
+    path = args.out / f"{args.name or Path(sys.argv[0]).stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = provenance() | {
+        "device": torch.cuda.get_device_name()
+        if args.device.type == "cuda"
+        else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "repeats": args.repeats,
+        "rows": rows,
+    }
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, path)
+    print(f"wrote {path}")
