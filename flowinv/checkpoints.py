@@ -111,6 +111,12 @@ def load_checkpoint(
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in state.items():  # laid out in memory as the parameter is, which fused optimisers rely on
+        like = parameters[index]
+        for name, value in values.items():
+            if value.shape == like.shape:
+                values[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     device = model.device
     kinds = random_state(device)  # a checkpoint from another kind of device has no state for this one

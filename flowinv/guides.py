@@ -37,7 +37,7 @@ class NoAugmentation(nn.Module):
 
     def forward(self, images: Tensor) -> dist.Distribution:
         check_images(images, values=False)
-        return dist.Delta(self.identity.to(images.dtype).expand(len(images), -1), event_dim=1)
+        return dist.Delta(self.identity.to(images.dtype).expand(len(images), -1), event_dim=1, validate_args=False)
 
 
 def _half_width(family: TransformFamily, half_width: float | list[float], largest: float = 1.0) -> Tensor:

@@ -123,8 +123,7 @@ def class_widths(model: InvariantClassifier, images: Tensor, labels: Tensor, cla
 @torch.no_grad()
 def accuracy(model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20) -> float:
     """The share of images whose most probable class is right; samples = 0: the plain classifier."""
-    pairs = zip(images.split(500), labels.split(500))
-    return sum((model.predict(x, samples).argmax(-1).cpu() == y.cpu()).sum().item() for x, y in pairs) / len(labels)
+    return (model.predict(images, samples).argmax(-1).cpu() == labels.cpu()).double().mean().item()
 
 
 def rotate_within(images: Tensor, limits: Tensor, generator: torch.Generator) -> Tensor:
@@ -161,8 +160,7 @@ def ekld(
     after Zhou et al. 2022.
     """
     turned = rotate_within(images, torch.full((len(images),), float(degrees)), generator)
-    pairs = zip(images.split(500), turned.split(500))
-    p, q = (torch.cat(x) for x in zip(*((model.predict(a, samples), model.predict(b, samples)) for a, b in pairs)))
+    p, q = (model.predict(x, samples) for x in (images, turned))
     divergence = (p.exp() * (p - q)).sum(-1).cpu()
     return [divergence[labels.cpu() == c].mean().item() for c in range(classes)]
 
@@ -197,7 +195,7 @@ def invariance_bound(
         if not (here.isfinite().any(0) & there.isfinite().any(0)).all():
             raise ValueError(f"invariance_bound: q has no density at any of {points} angles; take more points")
         here, there = here.softmax(0), there.softmax(0)  # probabilities of the angles
-        logits = model.classifier(warp(part, matrices.expand(-1, B, -1, -1)).flatten(0, 1))
+        logits = model.classify(warp(part, matrices.expand(-1, B, -1, -1)).flatten(0, 1))
         f = logits.softmax(-1).unflatten(0, (points, B))
         left = ((here - there)[..., None] * f).sum(0).abs()
         support = ((here > 0) | (there > 0))[..., None]

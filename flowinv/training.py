@@ -84,6 +84,8 @@ class Settings:
     freeze: whether the classifier then stays as it is.
     smoothing: share of each label that is spread over all classes.
     clip: the largest norm of a step's gradient. seed: of everything random in training.
+    chunk: transformed images at once. A batch then goes in parts, whose gradients add up to the whole one's: less
+        memory, more time. (Batch normalisation would see the parts.) None: all at once.
     """
 
     epochs: int = 32
@@ -97,10 +99,11 @@ class Settings:
     smoothing: float = 0.0
     clip: float = 1.0
     seed: int = 0
+    chunk: int | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip"):
-            if not getattr(self, name) > 0:
+        for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip", "chunk"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
         if not self.burn_in >= 0 or not (isinstance(self.alpha, Schedule | EntropyControl) or self.alpha >= 0):
             raise ValueError(f"alpha and burn_in: expected 0 or more, got {self.alpha} and {self.burn_in}")
@@ -166,7 +169,8 @@ def fit(
     """
     check_images(images)
     device = torch.device(device) if device else pick_device()
-    model.to(device).eval()
+    known = device.type in ("cpu", "cuda")  # that channels last and a fused optimiser are right there, and faster
+    model.to(device, memory_format=torch.channels_last if known else torch.preserve_format).eval()
     images, labels = images.to(device), labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
@@ -174,7 +178,7 @@ def fit(
     groups = [{"params": list(model.classifier.parameters()), "peak": settings.lr}]
     if guide_parameters:
         groups.append({"params": guide_parameters, "peak": settings.guide_lr})
-    optimizer = torch.optim.Adam(groups, lr=settings.lr)
+    optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=known)
     torch.manual_seed(settings.seed)
     history: list[dict] = []
     control = torch.zeros(2, device=device)  # error and integral of an EntropyControl
@@ -225,37 +229,59 @@ def _epoch(
     epoch: int, bar,
 ) -> list[float]:  # fmt: skip
     """One pass over the data: mean loss, entropy and α, and the number of steps whose gradient alone was not finite."""
-    burning_in, rule = epoch < settings.burn_in, settings.alpha
+    burning_in, rule, alpha = epoch < settings.burn_in, settings.alpha, None
     steered = isinstance(rule, Schedule | EntropyControl)
     model.train()
     model.classifier.train(burning_in or not settings.freeze)
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
-    total, alpha = torch.zeros(4, device=images.device), 0.0  # summed on the device, read once
+    total = torch.zeros(4, device=images.device)  # summed on the device, read once
     for i, batch in enumerate(torch.randperm(N).to(images.device).split(settings.batch_size)):
         decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * decay
-        x, y = images[batch], labels[batch]
-        if burning_in:
-            loss = cross_entropy(model.classifier(x), y, label_smoothing=settings.smoothing)
-            entropy = total.new_zeros(())
-        else:
+        if not burning_in:
             share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
             alpha = rule.at(share, control) if steered else rule
-            nll, entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
-            loss = model.weigh(nll, entropy, alpha)
-            if steered:
-                rule.observe(entropy, control)
-        optimizer.zero_grad()
-        if loss.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
-            loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        paid = alpha if isinstance(alpha, Tensor) else total.new_full((), alpha)
-        total[:3] += len(batch) / N * torch.stack([loss.detach(), entropy.detach(), paid])
-        total[3] += loss.detach().isfinite() & ~norm.isfinite()
+        loss, entropy, norm = step(model, optimizer, images[batch], labels[batch], settings, alpha)
+        if steered and not burning_in:
+            rule.observe(entropy, control)
+        paid = alpha if isinstance(alpha, Tensor) else total.new_full((), alpha or 0.0)
+        total[:3] += len(batch) / N * torch.stack([loss, entropy, paid])
+        total[3] += loss.isfinite() & ~norm.isfinite()
         bar.update(len(batch))
     return total.tolist()
+
+
+def step(
+    model: InvariantClassifier,
+    optimizer,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    alpha: float | Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of gradient descent: the loss and entropy before it, and the gradient's norm, on the device.
+
+    alpha: price of entropy; None: the classifier alone learns, from images as they are. Nothing here waits for
+    a GPU.
+    """
+    optimizer.zero_grad()
+    loss = entropy = images.new_zeros(())
+    n = max(1, settings.chunk // settings.samples) if settings.chunk else len(images)
+    for x, y in zip(images.split(n), labels.split(n)):
+        weight = len(x) / len(images)
+        if alpha is None:
+            part = cross_entropy(model.classify(x), y, label_smoothing=settings.smoothing)
+        else:
+            nll, part_entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
+            part = model.weigh(nll, part_entropy, alpha)
+            entropy = entropy + weight * part_entropy.detach()
+        if part.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
+            (weight * part).backward()
+        loss = loss + weight * part.detach()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    optimizer.step()
+    return loss, entropy, norm
 
 
 def _check_health(epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int) -> None:

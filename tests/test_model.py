@@ -149,3 +149,32 @@ def test_predict_refuses_what_is_not_an_image(images):
         with pytest.raises(ValueError, match="images: expected") as error:
             build("flow").predict(bad)
         assert "\n" not in str(error.value)
+
+
+def test_prediction_in_parts_is_the_same_and_bounds_the_memory(images):
+    """Where q is a point mass, exactly; and the classifier never sees more images at once than it should."""
+    seen = []
+    model = build("none")
+    model.classifier.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    whole = model.predict(images, samples=3)
+    for chunk, largest in ((24, 24), (7, 6), (1, 3)):
+        seen.clear()
+        assert torch.allclose(model.predict(images, samples=3, chunk=chunk), whole, atol=1e-6)
+        assert max(seen) == largest and sum(seen) == 24
+
+
+def test_in_bfloat16_only_the_classifier_is_less_exact(images, labels):
+    """The loss is near, and what the flow and the warp compute is the same to the last bit."""
+    exact, half = build("flow"), build("flow")
+    half.load_state_dict(exact.state_dict())
+    half.bfloat16 = True
+    latent, terms = [], []
+    for model in (exact, half):
+        model.classifier.register_forward_pre_hook(lambda module, args: latent.append(args[0]))
+        torch.manual_seed(0)
+        terms.append(model.loss_terms(images, labels, 2))
+        terms[-1][0].backward()
+    assert torch.equal(latent[0], latent[2]) and latent[0].dtype == torch.float32
+    assert torch.equal(terms[0][1], terms[1][1])
+    assert terms[0][0] != terms[1][0] and torch.allclose(terms[0][0], terms[1][0], rtol=0.02)
+    assert half.classify(images).dtype == torch.float32

@@ -7,11 +7,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowinv.bases import draw
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
-from flowinv.training import CheckpointError, EntropyControl, Schedule, Settings, TrainingWarning, fit, pick_device
+from flowinv.networks import FixupResNet
+from flowinv.training import (
+    CheckpointError,
+    EntropyControl,
+    Schedule,
+    Settings,
+    TrainingWarning,
+    fit,
+    pick_device,
+    step,
+)
+from flowinv.transforms import FAMILIES
 
 SETTINGS = Settings(epochs=4, batch_size=16, alpha=0.3, burn_in=1)
 
@@ -387,3 +399,70 @@ def test_training_runs_on_a_gpu(data, tmp_path):
     resumed = build()
     fit(resumed, *data, SETTINGS, device="cuda", progress=False, checkpoint=tmp_path / "a")
     assert next(model.parameters()).is_cuda and same(model, resumed)
+
+
+def one_step(model, data, alpha=0.3, **changes):
+    """The parameters after one step of plain gradient descent."""
+    model = model.train()
+    loss, entropy, norm = step(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), *data, replace(SETTINGS, **changes), alpha
+    )
+    return [loss, entropy, norm, *(parameter.detach() for parameter in model.parameters())]
+
+
+def test_a_batch_in_parts_makes_the_same_step(data):
+    """With samples that no random numbers decide: 48 images of 3 samples, 12, 15 or 2 transformed images at once."""
+
+    def draw_evenly(q, samples):
+        T = q.base_dist.low + (q.base_dist.high - q.base_dist.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
+        log_prob = q.log_prob(T)
+        return T, log_prob, torch.full_like(log_prob, 1 / samples)
+
+    def make():
+        torch.manual_seed(3)
+        guide = GUIDES["instaaug"](FAMILIES["rotation"], 1)
+        return InvariantClassifier(FixupResNet(1, 2), guide, FAMILIES["rotation"], draw=draw_evenly)
+
+    for alpha in (0.3, None):
+        whole = one_step(make(), data, alpha, samples=3)
+        for chunk in (12, 15, 2):
+            parts = one_step(make(), data, alpha, samples=3, chunk=chunk)
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts, strict=True))
+
+
+class NeverWaits(TorchDispatchMode):
+    """Fails where a value of a tensor decides what happens next in Python: there, a GPU would be waited for."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket.__name__ not in self.WAITS, f"a step waits for {function}"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("guide", [name for name in GUIDES if name != "instaaug_crops"])
+@pytest.mark.parametrize("alpha", [None, 0.3, torch.tensor(0.3)], ids=["burn-in", "number", "tensor"])
+def test_no_step_waits_for_a_gpu(guide, alpha, data):
+    torch.manual_seed(0)
+    model = InvariantClassifier.build(guide, "affine", in_channels=1, classes=2, width=4).train()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    model.draw(model.q(data[0][:2]), 2)  # generators move to a device once
+    with NeverWaits():
+        step(model, optimizer, *data, replace(SETTINGS, samples=2), alpha)
+    with pytest.raises(AssertionError, match="a step waits"), NeverWaits():
+        float(data[0].mean())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("guide", list(GUIDES))
+def test_on_a_gpu_nothing_in_a_step_synchronises(guide, data):
+    family = "crop" if guide == "instaaug_crops" else "affine"
+    model = InvariantClassifier.build(guide, family, in_channels=1, classes=2, width=4).cuda().train()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    images, labels = (tensor.cuda() for tensor in data)
+    step(model, optimizer, images, labels, SETTINGS, 0.3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(model, optimizer, images, labels, SETTINGS, 0.3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,55 @@
+"""Laws of the networks."""
+
+import pytest
+import torch
+
+from flowinv.networks import ConvNet, CropNet, FixupResNet
+
+
+def test_fixup_starts_as_a_network_whose_blocks_do_nothing(images):
+    """Logits are 0, so that every class is as probable as any other; the first step moves only the head."""
+    net = FixupResNet(1, 5, depth=14)
+    assert torch.equal(net(images), torch.zeros(8, 5))
+    x = torch.rand(4, 16, 8, 8)
+    assert torch.equal(net.blocks[0](x), x)
+    halved = net.blocks[2](x)
+    assert torch.equal(halved[:, :16], x[..., ::2, ::2]) and not halved[:, 16:].any()
+
+
+def test_a_residual_network_has_the_depth_it_says():
+    """6 n + 2 layers with weights: the first, two a block, the head."""
+    for depth in (8, 14, 20):
+        layers = [m for m in FixupResNet(3, 10, depth).modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        assert len(layers) == depth
+    # The published ResNet-8-16: what its weights alone add up to, by hand.
+    weights = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 64 * 10
+    assert sum(p.numel() for p in FixupResNet(3, 10).parameters() if p.ndim > 1) == weights
+    for bad in (2, 9):
+        with pytest.raises(ValueError, match=r"depth: expected 6 n \+ 2") as error:
+            FixupResNet(3, 10, bad)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("net", [ConvNet(1, 5), FixupResNet(1, 5), CropNet(1, [(2, 0.5), (1, 1.0)])], ids=type)
+def test_layout_in_memory_changes_speed_and_nothing_else(net, images):
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    before = net(images)
+    after = net.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(before, after, atol=1e-4, rtol=1e-4)
+
+
+def test_a_residual_network_learns():
+    """Which half of a picture is bright, at the accuracy that the first 40 steps allow."""
+    labels = torch.arange(48) % 2
+    images = 0.4 * torch.rand(48, 1, 28, 28)
+    images[labels == 0, :, :14] += 0.5
+    images[labels == 1, :, 14:] += 0.5
+    net = FixupResNet(1, 2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (net(images).argmax(-1) == labels).all()
