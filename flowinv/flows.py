@@ -50,26 +50,23 @@ def spline(x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | 
     Sources: Durkan et al. 2019, equations 4 to 8; Rezende et al. 2020.
     """
     K = params.shape[-1] // 3
-    widths, heights, slopes = params.split([K, K, K + 1], -1)
+    sizes, slopes = params.split([2 * K, K + 1], -1)
     if periodic is not None:
         turn = torch.where(periodic, slopes[..., K], 0.0)
         last = torch.where(periodic, slopes[..., 0], slopes[..., K])
         slopes = torch.cat([slopes[..., :K], last.unsqueeze(-1)], -1)
         if inverse:
             x = torch.where(periodic, wrap(x - turn), x)
-    widths = 2 * (MIN_BIN + (1 - K * MIN_BIN) * widths.softmax(-1))
-    heights = 2 * (MIN_BIN + (1 - K * MIN_BIN) * heights.softmax(-1))
+    sizes = 2 * MIN_BIN + 2 * (1 - K * MIN_BIN) * sizes.unflatten(-1, (2, K)).softmax(-1)  # of the bins, along x and y
     slopes = torch.exp(6 * torch.tanh(slopes / 6))
-    # Right edges of the bins: a value's bin is the number of inner edges at or below it.
-    edges = (heights if inverse else widths).cumsum(-1)[..., :-1] - 1
-    bin = (x.unsqueeze(-1) >= edges).sum(-1, keepdim=True)
+    ends = sizes.cumsum(-1) - 1  # a value's bin is the number of inner ends at or below it
+    bin = (x.unsqueeze(-1) >= ends[..., int(inverse), :-1]).sum(-1, keepdim=True)
 
-    def at(values: Tensor, index: Tensor) -> Tensor:
-        return values.expand(*x.shape, -1).gather(-1, index).squeeze(-1)
-
-    w, h, d0, d1 = at(widths, bin), at(heights, bin), at(slopes, bin), at(slopes, bin + 1)
-    x0 = at(F.pad(widths.cumsum(-1), (1, 0)), bin) - 1
-    y0 = at(F.pad(heights.cumsum(-1), (1, 0)), bin) - 1
+    here = bin.unsqueeze(-1).expand(*x.shape, 2, 1)
+    w, h = sizes.expand(*x.shape, 2, K).gather(-1, here).squeeze(-1).unbind(-1)
+    x1, y1 = ends.expand(*x.shape, 2, K).gather(-1, here).squeeze(-1).unbind(-1)
+    d0, d1 = slopes.expand(*x.shape, K + 1).gather(-1, torch.cat([bin, bin + 1], -1)).unbind(-1)
+    x0, y0 = x1 - w, y1 - h
     s = h / w
     if inverse:  # the root of a quadratic, in the form that does not cancel
         r = x - y0
@@ -98,8 +95,7 @@ class MaskedNetworks(nn.Module):
 
     periodic: (D,) bool. Such an x is seen as (cos πx, sin πx), which knows no seam.
 
-    The weights of all layers are stacked. `condition` computes for all layers at once, and once an image, what
-    no sample changes: all that the units of degree 0 contribute.
+    The weights of all layers are stacked: what the layers need at once is one product.
     """
 
     def __init__(self, ranks: Tensor, context_dim: int, params: int, hidden: int, periodic: Tensor | None = None):
@@ -132,26 +128,21 @@ class MaskedNetworks(nn.Module):
         return self.context_weight, self.context_bias, w1, w2, self.bias2, w3, self.bias3
 
     def condition(self, context: Tensor) -> tuple[Tensor, ...]:
-        """For context (B, C) the tensors of h(x) = W₃ φ(W₂ φ(W₁ x + k₁) + k₂) + k₃ of all layers.
+        """For context (B, C) and all layers: its share k₁ (L, H, B) of the first sums, and the rest of `masked`."""
+        wc, b1, *weights = self.masked()
+        k1 = torch.addmm(b1.view(-1, 1), wc.flatten(0, 1), context.mT).unflatten(0, b1.shape)
+        return k1, *weights
 
-        Sums k: (L, …, B), of what depends on the context alone. Weights W: (L, …, …).
-        """
-        n, (wc, b1, w1, w2, b2, w3, b3) = self.blind, self.masked()
-        k1 = wc @ context.mT + b1.unsqueeze(-1)
-        k2 = w2[..., :n] @ F.leaky_relu(k1[:, :n], LEAK) + b2.unsqueeze(-1)
-        k3 = w3[..., :n] @ F.leaky_relu(k2[:, :n], LEAK) + b3.unsqueeze(-1)
-        return k1[:, n:], k2[:, n:], k3, w1[:, n:], w2[:, n:, n:], w3[..., n:]
-
-    def forward(self, x: Tensor, k1: Tensor, k2: Tensor, k3: Tensor, w1: Tensor, w2: Tensor, w3: Tensor) -> Tensor:
-        """h(x) of one layer, (…, B, D, P), for x (…, B, D) and its part of what `condition` returned."""
+    def forward(self, x: Tensor, k1: Tensor, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
+        """h(x) of one layer, (…, B, D, P), for x (…, B, D) and the layer's part of what `condition` returned."""
         D = x.shape[-1]
         if self.periodic is not None:
             angle = math.pi * x
             sines = angle.index_select(-1, self.wrapping).sin()
             x = torch.cat([torch.where(self.periodic, angle.cos(), x), sines], -1)
         h = F.leaky_relu(F.linear(x, w1) + k1.mT, LEAK)
-        h = F.leaky_relu(F.linear(h, w2) + k2.mT, LEAK)
-        return (F.linear(h, w3) + k3.mT).unflatten(-1, (D, -1))
+        h = F.leaky_relu(F.linear(h, w2, b2), LEAK)
+        return F.linear(h, w3, b3).unflatten(-1, (D, -1))
 
 
 class ConditionalLayers(dist.ConditionalTransformModule):

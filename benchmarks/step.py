@@ -1,0 +1,139 @@
+"""A whole training step against its floor, and against the published method's structure.
+
+The floor is the classifier alone, trained on as many images as the method shows it: B (S + 1), or B S where the loss leaves
+the images as they come out. "normflows" is the published structure: 12 couplings over an affine family, one matrix exponential
+and one copy of the image a sample, and the same encoder and classifier. With --device cuda the classifier runs in
+bfloat16 in all of them, and the step that torch.compile makes of it is measured as well.
+"""
+
+import math
+from functools import partial
+
+import normflows
+import torch
+import torch.nn.functional as F
+from flow import CONTEXT, ContextMLP, Tanh
+from harness import arguments, compare, store
+from torch import Tensor, nn
+
+from flowinv.guides import GUIDES
+from flowinv.model import InvariantClassifier
+from flowinv.networks import ConvNet, FixupResNet
+from flowinv.training import Settings, step
+from flowinv.transforms import FAMILIES
+
+# name: (images, image shape, classes, samples, family, the flow's options, the classifier, rounds' share)
+AFFINE = {"univariate": "affine", "coupling": True, "layers": 12}
+TASKS = {
+    "MNIST quick": (
+        64,
+        (1, 28),
+        5,
+        2,
+        "rotation_translation",
+        {"scale": [0.2, 0.2, 0.6]},
+        partial(ConvNet, width=16),
+        1,
+    ),
+    "CIFAR-10, 5 samples": (128, (3, 32), 10, 5, "affine", AFFINE, FixupResNet, 0.2),
+    "CIFAR-10, 20 samples": (64, (3, 32), 10, 20, "affine", AFFINE, FixupResNet, 0.2),
+}
+
+
+class Published(nn.Module):
+    """Encoder, couplings of normflows, matrix_exp, affine_grid, classifier."""
+
+    def __init__(self, classifier: nn.Module, family, in_channels: int):
+        super().__init__()
+        self.classifier, self.encoder = classifier, ConvNet(in_channels, CONTEXT)
+        D = family.dim
+        self.register_buffer("generators", family.generators.float())
+        self.networks = nn.ModuleList(
+            ContextMLP(D - D // 2 if i % 2 == 0 else D // 2, 2 * (D // 2 if i % 2 == 0 else D - D // 2))
+            for i in range(12)
+        )
+        base = normflows.distributions.DiagGaussian(D, trainable=False)
+        base.log_scale.fill_(math.log(0.3))
+        blocks = [
+            normflows.flows.AffineCouplingBlock(network, split_mode="channel" if i % 2 == 0 else "channel_inv")
+            for i, network in enumerate(self.networks)
+        ]
+        self.flow = normflows.NormalizingFlow(base, [*blocks, Tanh()])
+
+    def loss(self, images: Tensor, labels: Tensor, samples: int, alpha: float) -> Tensor:
+        context = self.encoder(images).repeat(samples, 1)
+        for network in self.networks:
+            network.context = context
+        T, log_prob = self.flow.sample(len(context))
+        matrices = torch.linalg.matrix_exp(torch.einsum("nd,dij->nij", T, self.generators))[:, :2]
+        images = images.repeat(samples, 1, 1, 1)
+        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+        latent = F.grid_sample(images, grid, align_corners=False)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            logits = self.classifier(latent)
+        return F.cross_entropy(logits.float(), labels.repeat(samples)) + alpha * log_prob.mean()
+
+
+def optimised(module: nn.Module, loss) -> None:
+    """A step of what flowinv's does, for another loss."""
+    module.optimizer.zero_grad()
+    loss().backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    module.optimizer.step()
+
+
+def candidates(task: tuple, device: torch.device, original: bool) -> dict:
+    B, (channels, side), classes, S, family, options, network, _ = task
+    torch.manual_seed(0)
+    images = torch.rand(B, channels, side, side, device=device)
+    labels = torch.arange(B, device=device) % classes
+    shown = images.repeat(S + original, 1, 1, 1)
+    family = FAMILIES[family]
+    half = device.type == "cuda"
+
+    def ready(module: nn.Module, layout=torch.channels_last) -> nn.Module:
+        module.to(device, memory_format=layout).train()
+        module.optimizer = torch.optim.Adam(module.parameters(), lr=1e-4, fused=True)
+        return module
+
+    def floor(classifier: nn.Module) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = classifier(shown)
+        return F.cross_entropy(logits.float(), labels.repeat(S + original))
+
+    def ours(compiled: bool = False, **more):
+        guide = GUIDES["flow"](family, channels, **options, **more)
+        model = ready(InvariantClassifier(network(channels, classes), guide, family, original, bfloat16=half))
+        if compiled:
+            model.classifier.compile()
+        return partial(step, model, model.optimizer, images, labels, Settings(samples=S), 0.1)
+
+    alone, published = ready(network(channels, classes)), ready(Published(network(channels, classes), family, channels))
+    calls = {
+        "classifier alone": partial(optimised, alone, partial(floor, alone)),
+        "flowinv": ours(),
+        "normflows": partial(optimised, published, lambda: published.loss(images, labels, S + original, 0.1)),
+    }
+    if options is AFFINE:
+        calls["flowinv, layer by layer"] = ours(fused=False)
+    if half:
+        calls["flowinv, classifier compiled"] = ours(compiled=True)
+    return calls
+
+
+def main() -> None:
+    args, rows = arguments(__doc__), []
+    for name, task in TASKS.items():
+        original = name.startswith("MNIST")
+        calls = candidates(task, args.device, original)
+        times = compare(calls, max(5, round(args.repeats * task[-1])), args.device)
+        shown = task[0] * (task[3] + original)
+        for way, time in times.items():
+            rows.append({"task": name, "images": shown, "way": way, **time})
+            rows[-1]["images a second"] = round(1000 * shown / time["median"])
+        print(name, {way: (time["median"], time["ratio"]) for way, time in times.items()})
+    store(args, rows)
+
+
+if __name__ == "__main__":
+    main()
