@@ -26,10 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.utils import download_url
 
 from .bases import wrap
 from .checks import Registry
@@ -223,6 +221,8 @@ def load_folder(path: str | Path, size: int = 32) -> Dataset:
     size: the shorter side is brought to it and the middle cut out, (N, 3, size, size). All images are held
     in memory, so this is for sets of some ten thousand small ones.
     """
+    import torchvision
+
     transform = torchvision.transforms.Compose(
         [
             torchvision.transforms.Resize(size),
@@ -277,7 +277,16 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+def download_url(url: str, folder: str, name: str) -> None:
+    """torchvision's. Like all of torchvision it is imported where it is needed, as that takes a second."""
+    from torchvision.datasets import utils
+
+    utils.download_url(url, folder, name)
+
+
 def _fetch_torchvision(kind: str, folder: str) -> dict[str, np.ndarray]:
+    import torchvision
+
     arrays = {}
     for split in ("train", "test"):
         part = getattr(torchvision.datasets, kind)(folder, train=split == "train", download=True)

@@ -194,20 +194,20 @@ class _ConditionedLayers(transforms.Transform):
         params = self.layers.networks(at, *conditioned)
         return self.layers.univariate(x, params, inverse, **self.periodic)
 
-    def _flat(self, x: Tensor) -> Tensor:
-        """(S, B, D), for any sample and batch shape."""
+    def _flat(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """x as (S, B, D), whatever the sample and batch shape, and that shape."""
         shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
-        return x.expand(*shape, -1).reshape(-1, self.batch_shape.numel(), x.shape[-1])
+        return x.expand(*shape, -1).reshape(-1, self.batch_shape.numel(), x.shape[-1]), shape
 
     def _call(self, x: Tensor) -> Tensor:
-        y, log_det = self._flat(x), 0.0
-        if self.layers.fused and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        (y, shape), log_det = self._flat(x), 0.0
+        plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+        if self.layers.fused and torch.is_grad_enabled() and not plain:
             y, log_det = self._call_fused(y)
         else:
             for conditioned in zip(*self.layers.networks.condition(self.context)):
                 y, log_slope = self._layer(conditioned, y, y)
                 log_det = log_det + log_slope.sum(-1)
-        shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
         self._latest = x, log_det.reshape(shape)
         return y.reshape(*shape, -1)
 
@@ -219,14 +219,13 @@ class _ConditionedLayers(transforms.Transform):
         return y.movedim(0, -1), log_det
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x, log_det = self._flat(y), 0.0
+        (x, shape), log_det = self._flat(y), 0.0
         layers = zip(self.layers.ranks, *self.layers.networks.condition(self.context))
         for ranks, *conditioned in reversed(list(layers)):
             target = x
             for _ in range(max(ranks) + 1):  # after pass r the ranks up to r are right
                 x, log_slope = self._layer(conditioned, target, x, inverse=True)
             log_det = log_det - log_slope.sum(-1)
-        shape = torch.broadcast_shapes(y.shape[:-1], self.batch_shape)
         x = x.reshape(*shape, -1)
         self._latest = x, log_det.reshape(shape)
         return x

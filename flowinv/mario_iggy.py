@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.utils import download_url
 
-from .data import SAMPLES, Dataset, cache_file, check_sums, read_arrays
+from .data import SAMPLES, Dataset, cache_file, check_sums, download_url, read_arrays
 from .transforms import FAMILIES
 
 # The two images of Augerino's code release, which the paper's own experiments use too; and their sums.

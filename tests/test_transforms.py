@@ -89,6 +89,27 @@ def test_warp_equals_kornia(name, images):
 
 
 @EVERY
+def test_warp_equals_affine_grid_and_grid_sample(name):
+    """Pictures and gradients, in float64; and in the images' precision whatever autocast says."""
+    family = FAMILIES[name]
+    images = torch.rand(5, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    T = (torch.rand(4, 5, family.dim, dtype=torch.float64) * 2 - 1).requires_grad_()
+    grid = torch.nn.functional.affine_grid(family.matrix(T).flatten(0, 1), [20, 3, 12, 12], align_corners=False)
+    expected = torch.nn.functional.grid_sample(images.repeat(4, 1, 1, 1), grid, align_corners=False).view(
+        4, 5, 3, 12, 12
+    )
+    warped = family.warp(images, T)
+    assert torch.allclose(warped, expected, atol=1e-12)
+    weights = torch.randn_like(warped)
+    pairs = zip(*(torch.autograd.grad((x * weights).sum(), (images, T)) for x in (warped, expected)))
+    assert all(torch.allclose(ours, theirs, atol=1e-9) for ours, theirs in pairs)
+    matrices = family.matrix(T).detach().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = warp(images.float(), matrices, family.isotropic)
+    assert torch.equal(half, warp(images.float(), matrices, family.isotropic))
+
+
+@EVERY
 def test_gradients_agree_with_finite_differences(name):
     images = torch.rand(2, 1, 5, 5, dtype=torch.float64) * 0.8 + 0.1
     T = 0.37 * torch.rand(3, 2, FAMILIES[name].dim, dtype=torch.float64)
