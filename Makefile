@@ -1,6 +1,7 @@
 # make book     the rendered book, its opening chapter run live      → _build/html/index.html
 # make test     style, unit tests, doctests, then every chapter with nbval
 # make execute  run every chapter and store its outputs in place, before a commit
+# make bench    measure speed and store the results that the book's page on speed shows, on a quiet machine
 # make clean    what the others made
 #
 # Each makes .venv if it is not there. PYTHON=python3.12 chooses the interpreter.
@@ -16,7 +17,7 @@ OPENING := book/mnist.ipynb
 export TQDM_DISABLE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test execute clean
+.PHONY: book test execute bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -48,6 +49,10 @@ endif
 
 execute: $(VENV)/installed
 	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py $(CHAPTERS)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit; done
 
 clean:
 	rm -rf _build $(VENV) .coverage .pytest_cache .ruff_cache dist

@@ -68,9 +68,9 @@ class Ours:
             layers.networks.weight3[first] = 0
             layers.networks.bias3[first] = 0
 
-    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         q = self.module(context)
-        T = q.rsample()
+        T = q.rsample((samples,))
         return T, q.log_prob(T)
 
     def score(self, context: Tensor, T: Tensor) -> Tensor:
@@ -102,9 +102,9 @@ class Pyro:
         steps = [t.condition(context) if hasattr(t, "condition") else t.with_cache() for t in self.transforms]
         return dist.TransformedDistribution(self.base(context), steps)
 
-    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         q = self.distribution(context)
-        T = q.rsample()
+        T = q.rsample((samples,))
         return T, q.log_prob(T)
 
     def score(self, context: Tensor, T: Tensor) -> Tensor:
@@ -159,9 +159,9 @@ class Normflows:
         for network in self.networks:
             network.context = context
 
-    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        self.see(context)
-        return self.module.sample(len(context))
+    def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        self.see(context.repeat(samples, 1))
+        return self.module.sample(len(context) * samples)
 
     def score(self, context: Tensor, T: Tensor) -> Tensor:
         self.see(context)
@@ -188,8 +188,8 @@ class Zuko:
         )
         self.module = zuko.flows.Flow([to_line, *(coupling.inv for coupling in reversed(couplings))], base)
 
-    def sample(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        return self.module(context).rsample_and_log_prob()
+    def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        return self.module(context).rsample_and_log_prob((samples,))
 
     def score(self, context: Tensor, T: Tensor) -> Tensor:
         return self.module(context).log_prob(T)
@@ -197,7 +197,8 @@ class Zuko:
 
 def main() -> None:
     args, rows = arguments(__doc__), []
-    for D, layers, B in itertools.product((3, 6), (4, 12), (128, 512, 5120)):
+    cases = [*itertools.product((3, 6), (4, 12), (128, 512, 5120), (1,)), (6, 4, 256, 20), (6, 12, 256, 20)]
+    for D, layers, B, samples in cases:
         torch.manual_seed(0)
         ours = Ours(D, layers)
         flow = ours.module
@@ -211,15 +212,16 @@ def main() -> None:
             results = [density.detach(), *gradients(density.sum(), [context])]
             same(name, results, reference := reference or results, 1e-3)
 
-        def step(library, context=context):
-            T, log_prob = library.sample(context)
+        def step(library, context=context, samples=samples):
+            T, log_prob = library.sample(context, samples)
             gradients((T.square().sum(-1) + log_prob).mean(), [context, *library.module.parameters()])
 
         times = compare(
             {name: partial(step, library) for name, library in libraries.items()}, args.repeats, args.device
         )
-        rows += [{"D": D, "layers": layers, "B": B, "library": name, **time} for name, time in times.items()]
-        print(D, layers, B, {name: (time["median"], time["ratio"]) for name, time in times.items()})
+        case = {"D": D, "layers": layers, "B": B, "samples": samples}
+        rows += [case | {"library": name} | time for name, time in times.items()]
+        print(D, layers, B, samples, {name: (time["median"], time["ratio"]) for name, time in times.items()})
     store(args, rows)
 
 

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -92,14 +93,19 @@ def peak_mebibytes(call: Callable[[], object], device: torch.device) -> float:
     return peak / 2**20
 
 
+def processor() -> str:
+    """The CPU's name where Linux tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.M)
+    return names[0] if names else platform.machine()
+
+
 def store(args: argparse.Namespace, rows: list[dict]) -> None:
     """Write rows and where they were measured, whole or not at all."""
     path = args.out / f"{args.name or Path(sys.argv[0]).stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     result = provenance() | {
-        "device": torch.cuda.get_device_name()
-        if args.device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "repeats": args.repeats,

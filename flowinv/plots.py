@@ -11,6 +11,18 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1))]
 
 
+def table(header: list[str], rows: list[list]) -> str:
+    """A table in Markdown.
+
+    >>> print(table(["class", "width"], [["six", "80°"]]))
+    | class | width |
+    | --- | --- |
+    | six | 80° |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
 def _picture(ax, image: Tensor, title: str = "") -> None:
     ax.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title, fontsize=9)
