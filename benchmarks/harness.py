@@ -10,9 +10,12 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -55,7 +58,7 @@ def compare(candidates: dict[str, Callable[[], object]], repeats: int, device: t
     first = times[next(iter(times))]
     return {
         name: dict(zip(("q25", "median", "q75"), (round(t, 3) for t in statistics.quantiles(own, n=4))))
-        | {"ratio": round(statistics.median(t / f for t, f in zip(own, first)), 3)}
+        | {"ratio": round(statistics.median(t / f for t, f in zip(own, first)), 3), "rounds": repeats}
         for name, own in times.items()
     }
 
@@ -101,14 +104,23 @@ def processor() -> str:
 
 
 def store(args: argparse.Namespace, rows: list[dict]) -> None:
-    """Write rows and where they were measured, whole or not at all."""
-    path = args.out / f"{args.name or Path(sys.argv[0]).stem}.json"
+    """Write rows and where they were measured, whole or not at all; on a GPU under a name of its own."""
+    script = Path(sys.argv[0])
+    kind = "" if args.device.type == "cpu" else f"-{args.device.type}"
+    path = args.out / f"{args.name or script.stem}{kind}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = provenance() | {
+    result = provenance()
+    for library in ("normflows", "zuko", "kornia"):
+        with suppress(PackageNotFoundError):
+            result["versions"][library] = version(library)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=Path(__file__).parent).returncode
+    if changed and "dirty" not in result["revision"]:
+        result["revision"] += "-dirty"
+    result |= {
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "repeats": args.repeats,
+        "command": " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]]),
         "rows": rows,
     }
     partial = path.with_suffix(".part")

@@ -12,6 +12,7 @@ import torch
 from harness import arguments, compare, store
 from torch import Tensor
 
+from flowinv import training
 from flowinv.experiments import EXPERIMENTS
 from flowinv.training import Settings, fit
 
@@ -27,6 +28,8 @@ def main() -> None:
     history = fit(model, images, labels, settings, device=args.device, progress=False)
     whole = sorted(1000 * row["seconds"] / STEPS for row in history[args.repeats // 4 :])
 
+    if hasattr(training, "step"):  # since then `fit` lays weights out in this way, and puts them back at its end
+        model.to(memory_format=torch.channels_last)
     model.train()
     images = images[:B].to(args.device)
     embedding = model.q.encoder(images).detach().requires_grad_()

@@ -29,8 +29,19 @@ def main() -> None:
     for seed in args.seeds:
         for row in args.guides or rows:
             entry = run(args.experiment, args.profile, row, seed, args.out)
-            widths = ", ".join(f"{c}: {w:.0f}°" for c, w in entry["metrics"]["width_degrees"].items())
-            print(f"{row}, seed {seed}: {entry['wall_seconds']:.0f} s, half-widths {widths}")
+            print(f"{row}, seed {seed}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}")
+
+
+def summary(metrics: dict) -> str:
+    """Metrics in one line."""
+    parts = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key}: {x:.3g}" for key, x in value.items())
+            parts.append(f"{name.replace('_', ' ')} ({value})")
+        else:
+            parts.append(f"{name.replace('_', ' ')} {value:.3g}")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -184,8 +184,7 @@ class _ConditionedLayers(transforms.Transform):
 
     def __init__(self, layers: ConditionalLayers, context: Tensor):
         super().__init__(cache_size=1)  # so that scoring the latest sample costs no inverse
-        self.layers, self.batch_shape = layers, context.shape[:-1]
-        self.context = context.reshape(-1, context.shape[-1])
+        self.layers, self.context = layers, context
         self.periodic = {} if layers.networks.periodic is None else {"periodic": layers.networks.periodic}
         self._latest: tuple = (None, None)  # an x and its log-determinant
 
@@ -194,39 +193,40 @@ class _ConditionedLayers(transforms.Transform):
         params = self.layers.networks(at, *conditioned)
         return self.layers.univariate(x, params, inverse, **self.periodic)
 
-    def _flat(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        """x as (S, B, D), whatever the sample and batch shape, and that shape."""
-        shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
-        return x.expand(*shape, -1).reshape(-1, self.batch_shape.numel(), x.shape[-1]), shape
+    def _flat(self, x: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        """x as (S, B, D) and the context as (B, C), for any sample and batch shapes, and those."""
+        shape = torch.broadcast_shapes(x.shape[:-1], self.context.shape[:-1])
+        samples, batch = shape[: len(shape) - self.context.ndim + 1], shape[len(shape) - self.context.ndim + 1 :]
+        x = x.expand(*shape, -1).reshape(samples.numel(), batch.numel(), x.shape[-1])
+        return x, self.context.expand(*batch, -1).reshape(batch.numel(), self.context.shape[-1]), shape
 
     def _call(self, x: Tensor) -> Tensor:
-        (y, shape), log_det = self._flat(x), 0.0
-        plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
-        if self.layers.fused and torch.is_grad_enabled() and not plain:
-            y, log_det = self._call_fused(y)
+        (y, context, shape), log_det = self._flat(x), 0.0
+        if self.layers.fused and torch.is_grad_enabled() and not _needs_plain_operations(x):
+            y, log_det = self._call_fused(y, context)
         else:
-            for conditioned in zip(*self.layers.networks.condition(self.context)):
+            for conditioned in zip(*self.layers.networks.condition(context)):
                 y, log_slope = self._layer(conditioned, y, y)
                 log_det = log_det + log_slope.sum(-1)
         self._latest = x, log_det.reshape(shape)
-        return y.reshape(*shape, -1)
+        return y.reshape(*shape, y.shape[-1])
 
-    def _call_fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _call_fused(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         networks = self.layers.networks
         *others, w3, b3 = networks.masked()
         w3, b3 = (raw.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for raw in (w3, b3))  # all s, then all t
-        y, log_det = FusedAffine.apply(x.movedim(-1, 0), self.context, *others, w3, b3, networks.blind)
+        y, log_det = FusedAffine.apply(x.movedim(-1, 0), context, *others, w3, b3, networks.blind)
         return y.movedim(0, -1), log_det
 
     def _inverse(self, y: Tensor) -> Tensor:
-        (x, shape), log_det = self._flat(y), 0.0
-        layers = zip(self.layers.ranks, *self.layers.networks.condition(self.context))
+        (x, context, shape), log_det = self._flat(y), 0.0
+        layers = zip(self.layers.ranks, *self.layers.networks.condition(context))
         for ranks, *conditioned in reversed(list(layers)):
             target = x
             for _ in range(max(ranks) + 1):  # after pass r the ranks up to r are right
                 x, log_slope = self._layer(conditioned, target, x, inverse=True)
             log_det = log_det - log_slope.sum(-1)
-        x = x.reshape(*shape, -1)
+        x = x.reshape(*shape, x.shape[-1])
         self._latest = x, log_det.reshape(shape)
         return x
 
@@ -234,6 +234,12 @@ class _ConditionedLayers(transforms.Transform):
         if self._latest[0] is not x:
             self._call(x)
         return self._latest[1]
+
+
+def _needs_plain_operations(x: Tensor) -> bool:
+    """Whether something looks into operations one by one: a compiler, autocast, a transform of torch.func."""
+    compiled, autocast = torch.compiler.is_compiling(), torch.is_autocast_enabled(x.device.type)
+    return compiled or autocast or torch._C._are_functorch_transforms_active()
 
 
 class ToBox(transforms.Transform):
@@ -299,7 +305,7 @@ class ConditionalFlow(nn.Module):
     hidden: width of the networks. bins: K.
     periodic: for each coefficient, whether −1 and 1 are one point. Gaussians are wrapped there and
         splines circular. Affine layers know the line only: to them it is a segment.
-    fused: whether affine layers take the fast path of flowinv.fused.
+    fused: whether affine layers take the fast path of flowinv.fused, which has gradients but no second ones.
 
     Base and layers that do not live in the same space are joined by a tanh or its inverse.
     `flow(context)` has batch shape (…) and event shape (D,) for a context (…, context_dim).

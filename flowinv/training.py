@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .checkpoints import CheckpointError, identity, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .checks import check_images, check_labels
 from .model import InvariantClassifier
+from .networks import ConvNet, FixupResNet
 from .transforms import FAMILIES
 
 __all__ = ["CheckpointError", "EntropyControl", "Schedule", "Settings", "TrainingWarning", "fit", "pick_device"]
@@ -84,8 +85,9 @@ class Settings:
     freeze: whether the classifier then stays as it is.
     smoothing: share of each label that is spread over all classes.
     clip: the largest norm of a step's gradient. seed: of everything random in training.
-    chunk: transformed images at once. A batch then goes in parts, whose gradients add up to the whole one's: less
-        memory, more time. (Batch normalisation would see the parts.) None: all at once.
+    chunk: transformed images at once. A batch then goes in parts, whose gradients add up to the whole one's, in less
+        memory. (Batch normalisation would see the parts; a mixture of K components has at least K samples.)
+        None: all at once.
     """
 
     epochs: int = 32
@@ -170,7 +172,10 @@ def fit(
     check_images(images)
     device = torch.device(device) if device else pick_device()
     known = device.type in ("cpu", "cuda")  # that channels last and a fused optimiser are right there, and faster
-    model.to(device, memory_format=torch.channels_last if known else torch.preserve_format).eval()
+    model.to(device).eval()
+    own = [module for module in model.modules() if known and isinstance(module, ConvNet | FixupResNet)]
+    for network in own:  # a network of the reader's may rely on the usual layout
+        network.to(memory_format=torch.channels_last)
     images, labels = images.to(device), labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
@@ -220,6 +225,8 @@ def fit(
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+        for network in own:
+            network.to(memory_format=torch.contiguous_format)
     model.eval()
     return history
 
@@ -267,7 +274,8 @@ def step(
     """
     optimizer.zero_grad()
     loss = entropy = images.new_zeros(())
-    n = max(1, settings.chunk // settings.samples) if settings.chunk else len(images)
+    shown = 1 if alpha is None else settings.samples  # of each image
+    n = max(1, settings.chunk // shown) if settings.chunk else len(images)
     for x, y in zip(images.split(n), labels.split(n)):
         weight = len(x) / len(images)
         if alpha is None:

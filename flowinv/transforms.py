@@ -114,7 +114,6 @@ def warp(images: Tensor, matrices: Tensor, isotropic: bool = True) -> Tensor:
     if isotropic and H != W:  # to normalised units, and back
         matrices = matrices * _aspect(H, W, matrices.device, matrices.dtype)
     # What torch's affine_grid computes, as one product for all pictures, in less time: x and y of the centres apart.
-    # Never in half precision, which is too coarse for places in a picture.
     with torch.autocast(images.device.type, enabled=False):
         grid = matrices.flatten(0, -2) @ _centres(H, W, matrices.device, matrices.dtype)
     grid = grid.view(-1, 2, H, W).movedim(1, -1)
@@ -192,7 +191,9 @@ class TransformFamily:
             )
         if validate:
             check_coefficients(T, self.dim)
-        return warp(images, self.matrix(T), self.isotropic)
+        with torch.autocast(images.device.type, enabled=False):  # half precision is too coarse for places
+            matrices = self.matrix(T)
+        return warp(images, matrices, self.isotropic)
 
 
 class Crop(TransformFamily):

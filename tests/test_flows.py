@@ -403,4 +403,39 @@ def test_the_fast_path_is_layer_by_layer(dim, coupling, samples):
         results.append([T, log_prob, context.grad, *(parameter.grad for parameter in flow.parameters())])
     for x, y in zip(*results, strict=True):
         assert torch.allclose(x, y, atol=1e-9)
-    assert fast.layers.fused and not slow.layers.fused
+    assert [passes_through(result[0], "FusedAffineBackward") for result in results] == [True, False]
+
+
+def passes_through(tensor, name):
+    """Whether a node of that name is in the tensor's graph."""
+    nodes, seen = [tensor.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [parent for parent, _ in node.next_functions]
+    return name in {node.name() for node in seen}
+
+
+@every_kind
+def test_contexts_broadcast_as_shapes_do(kind):
+    """A context of one for many samples is that many equal ones, wherever the one stands; and none is none."""
+    flow = make(kind, 3)
+    for shape in ((3, 1), (1, 5), (1, 1), (1,)):
+        context = torch.randn(*shape, 4, dtype=torch.float64)
+        many = context.expand(3, 5, 4)
+        T = 1.8 * torch.rand(2, 3, 5, 3, dtype=torch.float64) - 0.9
+        expected = flow(many).log_prob(T)
+        assert torch.allclose(flow(context).expand((3, 5)).log_prob(T), expected, atol=1e-8)
+        q = flow(context).expand((3, 5))
+        T = q.sample((2,))
+        assert torch.allclose(q.log_prob(T), flow(many).log_prob(T.clone()), atol=1e-6)
+    assert flow(context[:0]).sample((4,)).shape == (4, 0, 3)
+
+
+def test_transforms_of_torch_func_see_through_the_layers():
+    flow = make(("affine", "gaussian", True, False), 3)
+    layers = flow.layers.condition(torch.randn(4, dtype=torch.float64))
+    x = torch.randn(3, dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(layers, x)
+    assert torch.allclose(torch.func.jacrev(layers)(x), expected, atol=1e-10)

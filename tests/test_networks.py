@@ -7,9 +7,11 @@ from flowinv.networks import ConvNet, CropNet, FixupResNet
 
 
 def test_fixup_starts_as_a_network_whose_blocks_do_nothing(images):
-    """Logits are 0, so that every class is as probable as any other; the first step moves only the head."""
+    """Logits are 0, so that every class is as probable as any other; the first gradient is the head's alone."""
     net = FixupResNet(1, 5, depth=14)
     assert torch.equal(net(images), torch.zeros(8, 5))
+    torch.nn.functional.cross_entropy(net(images), torch.arange(8) % 5).backward()
+    assert {name for name, p in net.named_parameters() if p.grad.any()} == {"head.weight", "head.bias"}
     x = torch.rand(4, 16, 8, 8)
     assert torch.equal(net.blocks[0](x), x)
     halved = net.blocks[2](x)
