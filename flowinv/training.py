@@ -171,11 +171,7 @@ def fit(
     """
     check_images(images)
     device = torch.device(device) if device else pick_device()
-    known = device.type in ("cpu", "cuda")  # that channels last and a fused optimiser are right there, and faster
     model.to(device).eval()
-    own = [module for module in model.modules() if known and isinstance(module, ConvNet | FixupResNet)]
-    for network in own:  # a network of the reader's may rely on the usual layout
-        network.to(memory_format=torch.channels_last)
     images, labels = images.to(device), labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
@@ -183,13 +179,10 @@ def fit(
     groups = [{"params": list(model.classifier.parameters()), "peak": settings.lr}]
     if guide_parameters:
         groups.append({"params": guide_parameters, "peak": settings.guide_lr})
-    optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=known)
     torch.manual_seed(settings.seed)
     history: list[dict] = []
     control = torch.zeros(2, device=device)  # error and integral of an EntropyControl
     about = identity(model, images, labels)
-    if checkpoint and Path(checkpoint).exists():
-        history = load_checkpoint(checkpoint, model, optimizer, control, settings, about)
     if settings.burn_in >= settings.epochs and guide_parameters:
         warnings.warn(
             f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in; raise epochs or lower burn_in",
@@ -197,11 +190,18 @@ def fit(
             stacklevel=2,
         )
     learning = [p for p in model.classifier.parameters() if p.requires_grad]
+    known = device.type in ("cpu", "cuda")  # that channels last and a fused optimiser are right there, and faster
+    own = [module for module in model.modules() if known and isinstance(module, ConvNet | FixupResNet)]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
     # Read here: tqdm's bar for notebooks heeds the variable too late, and leaves an empty widget behind.
     quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     try:
+        for network in own:  # a network of the reader's may rely on the usual layout
+            network.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=known)
+        if checkpoint and Path(checkpoint).exists():
+            history = load_checkpoint(checkpoint, model, optimizer, control, settings, about)
         with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet) as bar:
             for epoch in range(len(history), settings.epochs):
                 start, burning_in = time.perf_counter(), epoch < settings.burn_in
