@@ -136,13 +136,22 @@ class Tanh(normflows.flows.Flow):
         return x, -TanhTransform().log_abs_det_jacobian(x, None).sum(-1)
 
 
+def coupling_flow(networks, D: int) -> normflows.NormalizingFlow:
+    """normflows' couplings with these networks, from N(0, SCALE²) to the box; their two halves take turns."""
+    base = normflows.distributions.DiagGaussian(D, trainable=False)
+    base.log_scale.fill_(torch.tensor(SCALE).log())
+    blocks = [
+        normflows.flows.AffineCouplingBlock(network, split_mode="channel" if i % 2 == 0 else "channel_inv")
+        for i, network in enumerate(networks)
+    ]
+    return normflows.NormalizingFlow(base, [*blocks, Tanh()])
+
+
 class Normflows:
     """Blocks whose two halves take turns; `sample` returns the log-density as well."""
 
     def __init__(self, flow: ConditionalFlow, D: int):
-        base = normflows.distributions.DiagGaussian(D, trainable=False)
-        base.log_scale.fill_(torch.tensor(SCALE).log())
-        blocks, self.networks = [], []
+        self.networks = []
         seen, moved, _ = dense_weights(flow, 0)
         self.order = seen + moved  # the coefficients' order inside
         for i in range(len(flow.layers.ranks)):
@@ -150,10 +159,7 @@ class Normflows:
             network = ContextMLP(len(seen), 2 * len(moved))
             load(network.layers, weights, ("x", "context"), shift_first(moved))
             self.networks.append(network)
-            blocks.append(
-                normflows.flows.AffineCouplingBlock(network, split_mode="channel" if i % 2 == 0 else "channel_inv")
-            )
-        self.module = normflows.NormalizingFlow(base, [*blocks, Tanh()])
+        self.module = coupling_flow(self.networks, D)
 
     def see(self, context: Tensor) -> None:
         for network in self.networks:

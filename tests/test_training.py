@@ -445,11 +445,19 @@ class NeverWaits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("guide", [name for name in GUIDES if name != "instaaug_crops"])
+WAYS = [(guide, {}) for guide in GUIDES] + [("flow", {"base": "mixture", "components": 3})]
+
+
+def on_its_family(guide, **options):
+    family = "crop" if guide == "instaaug_crops" else "affine"
+    return InvariantClassifier.build(guide, family, in_channels=1, classes=2, width=4, **options).train()
+
+
+@pytest.mark.parametrize(("guide", "options"), WAYS)
 @pytest.mark.parametrize("alpha", [None, 0.3, torch.tensor(0.3)], ids=["burn-in", "number", "tensor"])
-def test_no_step_waits_for_a_gpu(guide, alpha, data):
+def test_no_step_waits_for_a_gpu(guide, options, alpha, data):
     torch.manual_seed(0)
-    model = InvariantClassifier.build(guide, "affine", in_channels=1, classes=2, width=4).train()
+    model = on_its_family(guide, **options)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     model.draw(model.q(data[0][:2]), 2)  # generators move to a device once
     with NeverWaits():
@@ -482,10 +490,9 @@ def test_a_readers_network_is_left_as_it_is_and_every_model_can_be_saved(data, t
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("guide", list(GUIDES))
-def test_on_a_gpu_nothing_in_a_step_synchronises(guide, data):
-    family = "crop" if guide == "instaaug_crops" else "affine"
-    model = InvariantClassifier.build(guide, family, in_channels=1, classes=2, width=4).cuda().train()
+@pytest.mark.parametrize(("guide", "options"), WAYS)
+def test_on_a_gpu_nothing_in_a_step_synchronises(guide, options, data):
+    model = on_its_family(guide, **options).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     images, labels = (tensor.cuda() for tensor in data)
     step(model, optimizer, images, labels, SETTINGS, 0.3)
