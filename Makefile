@@ -1,5 +1,6 @@
 # make book     the rendered book, its opening chapter run live      → _build/html/index.html
 # make test     style, unit tests, doctests, then every chapter with nbval
+# make slow     the tests that take minutes: a run killed again and again
 # make execute  run every chapter and store its outputs in place, before a commit
 # make bench    measure speed and store the results that the book's page on speed shows, on a quiet machine
 # make clean    what the others made
@@ -17,7 +18,7 @@ OPENING := book/mnist.ipynb
 export TQDM_DISABLE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test execute bench clean
+.PHONY: book test slow execute bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -46,6 +47,9 @@ test: $(VENV)/installed
 ifneq ($(filter-out $(OPENING),$(CHAPTERS)),)
 	FLOWINV_PROFILE=ci $(BIN)/python -m pytest --nbval-lax $(filter-out $(OPENING),$(CHAPTERS))
 endif
+
+slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
 
 execute: $(VENV)/installed
 	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py $(CHAPTERS)

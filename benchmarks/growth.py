@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from harness import arguments, compare, gradients, peak_mebibytes, store
 
-from flowinv.experiments import EXPERIMENTS
 from flowinv.flows import ConditionalFlow
+from flowinv.model import InvariantClassifier
 from flowinv.training import Settings, step
 
 CHUNK = 1280  # transformed images at once, where a batch or a prediction goes in parts
@@ -38,11 +38,13 @@ def main() -> None:
         measure("coefficients", D, {way: partial(flow_step, flow, context) for way, flow in flows.items()})
 
     chunks = {"at once": None, f"{CHUNK} at once": CHUNK}
-    model = EXPERIMENTS["mnist-selective"].build("flow").to(args.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    model = InvariantClassifier.build("flow", "rotation_translation", 1, 5, scale=[0.2, 0.2, 0.6]).to(
+        args.device, memory_format=torch.channels_last
+    )
+    optimizers = [torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)]
     images, labels = torch.rand(64, 1, 28, 28, device=args.device), torch.arange(64, device=args.device) % 5
     for samples in (1, 5, 20, 50, 100):
-        train = partial(step, model.train(), optimizer, images, labels)
+        train = partial(step, model.train(), optimizers, images, labels)
         calls = {way: partial(train, Settings(samples=samples, chunk=chunk), 0.3) for way, chunk in chunks.items()}
         measure("samples in a training step of 64 images", samples, calls)
 

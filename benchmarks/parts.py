@@ -13,7 +13,7 @@ from harness import arguments, compare, store
 from torch import Tensor
 
 from flowinv import training
-from flowinv.experiments import EXPERIMENTS
+from flowinv.model import InvariantClassifier
 from flowinv.training import Settings, fit
 
 B, S, STEPS = 64, 2, 20
@@ -22,7 +22,7 @@ B, S, STEPS = 64, 2, 20
 def main() -> None:
     args = arguments(__doc__)
     torch.manual_seed(0)
-    model = EXPERIMENTS["mnist-selective"].build("flow")
+    model = InvariantClassifier.build("flow", "rotation_translation", 1, 5, scale=[0.2, 0.2, 0.6])
     images, labels = torch.rand(STEPS * B, 1, 28, 28), torch.arange(STEPS * B) % 5
     settings = Settings(epochs=args.repeats, burn_in=0, samples=S, batch_size=B)
     history = fit(model, images, labels, settings, device=args.device, progress=False)

@@ -5,12 +5,16 @@ from functools import partial
 import torch
 from harness import arguments, compare, store
 
-from flowinv.experiments import EXPERIMENTS
+from flowinv.model import InvariantClassifier
 
 
 def main() -> None:
     args, rows = arguments(__doc__), []
-    model = EXPERIMENTS["mnist-selective"].build("flow").to(args.device, memory_format=torch.channels_last).eval()
+    model = (
+        InvariantClassifier.build("flow", "rotation_translation", 1, 5, scale=[0.2, 0.2, 0.6])
+        .to(args.device, memory_format=torch.channels_last)
+        .eval()
+    )
     images = torch.rand(256, 1, 28, 28, device=args.device)
     for samples in (1, 5, 20, 100):
         shown = images.repeat(samples, 1, 1, 1)

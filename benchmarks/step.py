@@ -112,7 +112,7 @@ def candidates(task: Task, device: torch.device) -> dict:
         model = ready(InvariantClassifier(network(), guide, family, task.original, bfloat16=half))
         if compiled:
             model.classifier.compile()
-        return partial(step, model, model.optimizer, images, labels, Settings(samples=task.samples), 0.1)
+        return partial(step, model, [model.optimizer], images, labels, Settings(samples=task.samples), 0.1)
 
     alone, published = ready(network()), ready(Published(network(), family, task.channels))
     calls = {

@@ -1,35 +1,190 @@
-"""The command line: train and measure an experiment, and store the results with provenance."""
+"""The command line: train, measure and reproduce the named experiments. Results are stored with provenance.
 
-import argparse
+On several GPUs or hosts the same: `accelerate launch --multi_gpu -m flowinv train cifar10 --profile full`.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
-from .experiments import EXPERIMENTS, SEEDS, run
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from . import results
+from .checkpoints import CheckpointError
+from .data import DataError
+from .experiments import EXPERIMENTS
+from .training import pick_device
+
+Name = Annotated[Literal[tuple(EXPERIMENTS)], tyro.conf.Positional]
+Profile = Literal["ci", "quick", "reduced", "full"]
+BOOK = Path("book/results")
+EXPECTED = (results.RunError, CheckpointError, DataError, ValueError, FloatingPointError, OSError)
 
 
-def main() -> None:
-    book = Path("book/results")
-    parser = argparse.ArgumentParser(prog="python -m flowinv", description=__doc__)
-    parser.add_argument("experiment", choices=list(EXPERIMENTS))
-    parser.add_argument(
-        "--profile", default="quick", choices=["ci", "quick", "full"], help="how much of it (default: quick)"
-    )
-    parser.add_argument("--guides", nargs="+", metavar="ROW", help="rows of the comparison (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default: 0 1 2")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=book if book.is_dir() else Path("results"),
-        help="folder of the results (default: the book's, or ./results without a checkout)",
-    )
-    args = parser.parse_args()
-    rows = EXPERIMENTS[args.experiment].guides
-    for row in args.guides or rows:
+@dataclass
+class Folders:
+    """Where things lie."""
+
+    out: Path = BOOK if BOOK.is_dir() else Path("results")
+    """Results: book/results of a checkout, else ./results."""
+    runs: Path = Path("runs")
+    """Of each run its weights, and what it needs to go on."""
+
+
+@dataclass
+class Changes:
+    """Settings other than the profile's; such results go to custom.json, and never replace a profile's."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    alpha: float | None = None
+    """Price of entropy."""
+    samples: int | None = None
+    """Transformations an image and step."""
+    lr: float | None = None
+    """Learning rate of the classifier."""
+    guide_lr: float | None = None
+    """Learning rate of q(T | I)."""
+    burn_in: int | None = None
+    """Epochs of the classifier alone."""
+    chunk: int | None = None
+    """Transformed images at once: less memory, the same step."""
+
+
+Flat = tyro.conf.OmitArgPrefixes
+
+
+def list_() -> int:
+    """The experiments, their rows, and how many results each profile has."""
+    table = Table(Column("experiment", no_wrap=True), "what", "rows", "results stored")
+    for name, experiment in EXPERIMENTS.items():
+        counts = []
+        for profile in experiment.profiles:
+            if (results.results_folder() / name / f"{profile}.json").exists():
+                counts.append(f"{profile} {len(results.stored(name, profile))}")
+        table.add_row(name, experiment.about, ", ".join(experiment.guides), ", ".join(counts) or "none yet")
+    Console().print(table)
+    return 0
+
+
+def train(
+    name: Name,
+    profile: Profile = "quick",
+    guide: tuple[str, ...] = (),
+    seed: tuple[int, ...] = results.SEEDS,
+    folders: Flat[Folders] = Folders(),  # noqa: B008
+    changes: Flat[Changes] = Changes(),  # noqa: B008
+) -> int:
+    """Train and measure the rows of one experiment. A run that was stopped goes on from its last epoch.
+
+    Args:
+        name: of the experiment; `list` shows them.
+        profile: how much of it: ci (seconds), quick (minutes on two cores), full (the paper's scale).
+        guide: rows of the comparison (default: all).
+        seed: one run each.
+    """
+    rows = EXPERIMENTS[name].guides
+    for row in guide:
         if row not in rows:
-            parser.error(f"unknown row {row!r}: expected one of {', '.join(rows)}")
-    for seed in args.seeds:
-        for row in args.guides or rows:
-            entry = run(args.experiment, args.profile, row, seed, args.out)
-            print(f"{row}, seed {seed}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}")
+            raise ValueError(f"unknown guide {row!r}: expected one of {', '.join(rows)}")
+    settings = {key: value for key, value in vars(changes).items() if value is not None}
+    return _run_all([(name, row, s) for s in seed for row in guide or rows], profile, folders, settings)
+
+
+def reproduce(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    profile: Profile = "quick",
+    missing: bool = False,
+    seed: tuple[int, ...] | None = None,
+    folders: Flat[Folders] = Folders(),  # noqa: B008
+) -> int:
+    """Run every row of every experiment, shortest first, one seed of all before the next. Can be stopped and continued.
+
+    Args:
+        names: of experiments (default: all).
+        profile: how much of each.
+        missing: only what has no stored result with the settings of now.
+        seed: default: 0 at ci, else 0 1 2.
+    """
+    for name in names:
+        EXPERIMENTS[name]
+    seeds = seed or ((0,) if profile == "ci" else results.SEEDS)
+    return _run_all(results.jobs(profile, seeds, names, folders.out if missing else None), profile, folders, {})
+
+
+def evaluate(
+    name: Name,
+    profile: Profile = "quick",
+    guide: tuple[str, ...] = (),
+    seed: tuple[int, ...] = results.SEEDS,
+    folders: Flat[Folders] = Folders(),  # noqa: B008
+) -> int:
+    """Measure trained runs again, from their weights; nothing is stored.
+
+    Args:
+        name: of the experiment.
+        profile: that it was trained with.
+        guide: rows of the comparison (default: all).
+        seed: of the runs.
+    """
+    for s in seed:
+        for row in guide or EXPERIMENTS[name].guides:
+            metrics = results.evaluate(name, profile, row, s, folders.runs)
+            print(f"{name} {row}, seed {s}: {summary(metrics)}")
+    return 0
+
+
+def report(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
+    """Write the table of the paper's figures against this project's: results.md beside the folder of results."""
+    path = folders.out.with_suffix(".md")
+    if not folders.out.is_dir():
+        raise ValueError(f"{folders.out} is no folder: expected one of results; choose it with --out")
+    path.write_text(results.page(folders.out))
+    print(f"written: {path}")
+    return 0
+
+
+def _run_all(jobs: list, profile: str, folders: Folders, changes: dict) -> int:
+    """One run after the other; those that cannot be run are named at the end, and the exit code is then 1."""
+    from accelerate import Accelerator  # two seconds, so only where something is trained
+
+    accelerator = Accelerator(cpu=pick_device().type == "cpu")
+    failed = []
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=not (accelerator.is_main_process and sys.stderr.isatty()),
+    )  # fmt: skip
+    with bars:
+        overall = bars.add_task("runs", total=len(jobs))
+        for name, row, seed in jobs:
+            label = f"{name} {row}, seed {seed}"
+            epochs = changes.get("epochs") or EXPERIMENTS[name].settings(profile, row, seed).epochs
+            task = bars.add_task(label, total=epochs)
+            advance = partial(_advance, bars, task)
+            try:
+                entry = results.run(name, profile, row, seed, folders.out, folders.runs, changes, accelerator, advance)
+                if entry:
+                    print(f"{label}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}", flush=True)
+            except EXPECTED as error:
+                failed.append(label)
+                print(f"{label}: error: {error}", file=sys.stderr, flush=True)
+                if accelerator.num_processes > 1:  # the others would wait for this one
+                    return 1
+            bars.remove_task(task)
+            bars.advance(overall)
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _advance(bars: Progress, task, model) -> dict:
+    bars.advance(task)
+    return {}
 
 
 def summary(metrics: dict) -> str:
@@ -44,5 +199,19 @@ def summary(metrics: dict) -> str:
     return ", ".join(parts)
 
 
+def main(arguments: list[str] | None = None) -> int:
+    commands = {"list": list_, "train": train, "evaluate": evaluate, "reproduce": reproduce, "report": report}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m flowinv", description=__doc__, args=arguments
+        )
+    except EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,23 +19,6 @@ class CheckpointError(RuntimeError):
     """A checkpoint does not fit the model or the settings, or cannot be read."""
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
 def identity(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict:
     """What a checkpoint must share with the run that goes on from it, beside shapes and settings."""
     some = images[:: max(1, len(images) // 64)].cpu().numpy()
@@ -48,27 +31,37 @@ def identity(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict
 
 
 def save_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, control: Tensor, settings, about_run: dict, history: list
+    path: str | Path,
+    model: InvariantClassifier,
+    optimizers: list,
+    control: Tensor,
+    settings,
+    about_run: dict,
+    history: list,
 ) -> None:
-    """Model, optimiser, entropy control's state, random state and history, written whole or not at all."""
+    """Model, optimisers, entropy control's state and history, written whole or not at all."""
     path = Path(path)
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    tensors |= {f"random.{key}": value for key, value in random_state(model.device).items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
     tensors["control"] = control
     about = {"settings": asdict(settings), "identity": about_run, "history": history}
-    partial = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {key: value.clone().contiguous() for key, value in tensors.items()}, partial, {"flowinv": json.dumps(about)}
-        )
-        os.replace(partial, path)
+        metadata = {"flowinv": json.dumps(about)}
     except TypeError as error:
         raise CheckpointError(
             f"{path} was not written ({error}): let each_epoch return plain numbers, lists and strings"
         ) from None
+    _write(path, tensors, metadata)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.clone().contiguous() for key, value in tensors.items()}, partial, metadata)
+        os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             partial.unlink()
@@ -77,8 +70,34 @@ def save_checkpoint(
         ) from None
 
 
+def save_weights(path: str | Path, model: InvariantClassifier) -> None:
+    """A trained model's weights alone, written whole or not at all."""
+    _write(Path(path), model.state_dict())
+
+
+def load_weights(path: str | Path, model: InvariantClassifier) -> None:
+    """Put them into a model built in the same way. Raises CheckpointError if the file or the model is another."""
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} has no readable weights ({error}): train again") from None
+    _check_weights(path, model, weights)
+    model.load_state_dict(weights)
+
+
+def _check_weights(path: str | Path, model: InvariantClassifier, weights: dict[str, Tensor]) -> None:
+    own = model.state_dict()
+    for key in own.keys() | weights.keys():
+        here, there = (tuple(w[key].shape) if key in w else "nothing" for w in (own, weights))
+        if here != there:
+            raise CheckpointError(
+                f"{path} holds another model ({key}: {there} there, {here} here): build the same one, or use another file"
+            )
+
+
 def load_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizer, control: Tensor, settings, about_run: dict
+    path: str | Path, model: InvariantClassifier, optimizers: list, control: Tensor, settings, about_run: dict
 ) -> list[dict]:
     """Put everything back and return the history; nothing is changed unless all of it fits."""
     try:
@@ -93,33 +112,24 @@ def load_checkpoint(
     changed = [f"{key} {then.get(key)} (now {now[key]})" for key in now if then.get(key) != now[key]]
     if changed:
         raise CheckpointError(f"{path} was trained with {', '.join(changed)}: use those settings, or another file")
-    own = model.state_dict()
     weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    for key in own.keys() | weights.keys():
-        here, there = (tuple(w[key].shape) if key in w else "nothing" for w in (own, weights))
-        if here != there:
-            raise CheckpointError(
-                f"{path} holds another model ({key}: {there} there, {here} here): build the same one, or use another file"
-            )
+    _check_weights(path, model, weights)
     for key, value in about_run.items():
         if whose.get(key) != value:
             raise CheckpointError(f"{path} is of another run (its {key} differs): use the same one, or another file")
     model.load_state_dict(weights)
     control.copy_(state_of_control)
-    state: dict[int, dict] = {}
+    states: dict[int, dict[int, dict]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, values in state.items():  # laid out in memory as the parameter is, which fused optimisers rely on
-        like = parameters[index]
-        for name, value in values.items():
-            if value.shape == like.shape:
-                values[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    device = model.device
-    kinds = random_state(device)  # a checkpoint from another kind of device has no state for this one
-    saved = {kind: tensors[f"random.{kind}"] for kind in kinds if f"random.{kind}" in tensors}
-    set_random_state(saved, device)
+            _, number, index, name = key.split(".")
+            states.setdefault(int(number), {}).setdefault(int(index), {})[name] = value
+    for number, state in states.items():
+        parameters = optimizers[number].param_groups[0]["params"]
+        for index, values in state.items():  # laid out in memory as the parameter is, which fused optimisers rely on
+            like = parameters[index]
+            for name, value in values.items():
+                if value.shape == like.shape:
+                    values[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        optimizers[number].load_state_dict(optimizers[number].state_dict() | {"state": state})
     return history

@@ -128,6 +128,19 @@ class Dataset:
             parts[f"{split}_labels"] = number[parts[f"{split}_labels"]]
         return replace(self, classes=tuple(self.classes[c] for c in classes), **parts)
 
+    def first(self, train: int, test: int) -> "Dataset":
+        """The first images of each split; its name says so.
+
+        >>> load("mnist", sample=True).first(100, 50).title
+        'MNIST (embedded sample), the first 100 and 50'
+        """
+        if not (1 <= train <= len(self.train_labels) and 1 <= test <= len(self.test_labels)):
+            raise ValueError(
+                f"first: expected up to {len(self.train_labels)} and {len(self.test_labels)} images, got {train} and {test}"
+            )
+        parts = self._pick("train", torch.arange(train)) | self._pick("test", torch.arange(test))
+        return replace(self, title=f"{self.title}, the first {train:,} and {test:,}", **parts)
+
     def long_tail(self, ratio: float = 10.0, seed: int = 0) -> "Dataset":
         """Fewer and fewer training images from class to class: n ratio^(−c / (classes − 1)) of class c.
 

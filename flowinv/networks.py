@@ -113,3 +113,95 @@ class FixupResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.first(4 * images - 2) + self.bias[0])  # pixels about as CIFAR-10's would be, normalised
         return self.head(self.blocks(x).mean((-2, -1)) + self.bias[1])
+
+
+class LeNet(nn.Module):
+    """LeNet with tanh: images (B, C, 28, 28) → logits (B, classes). The paper's for MNIST and Fashion-MNIST.
+
+    Two 5×5 convolutions of 6 and 16 channels, each followed by the maximum of 2×2 pixels, then layers of 120 and 84.
+    Source: LeCun et al. 1998.
+
+    >>> LeNet(1, 10)(torch.rand(8, 1, 28, 28)).shape
+    torch.Size([8, 10])
+    """
+
+    def __init__(self, in_channels: int, classes: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 6, 5, padding=2), nn.Tanh(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(16 * 5 * 5, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, classes),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(4 * images - 2)
+
+
+class ConvNet13(nn.Module):
+    """The 13-layer network of semi-supervised learning: images (B, C, 32, 32) → logits (B, classes).
+
+    Nine convolutions with batch normalisation and LeakyReLU, of 3×3 pixels but for the last two; after the third and sixth
+    the maximum of 2×2 pixels and dropout, at the end the mean and a linear layer (the name counts the three poolings).
+    width: channels of the first, 128 as published.
+    Source: Laine and Aila 2017; Tarvainen and Valpola 2017.
+
+    >>> ConvNet13(3, 10, width=16)(torch.rand(8, 3, 32, 32)).shape
+    torch.Size([8, 10])
+    """
+
+    def __init__(self, in_channels: int, classes: int, width: int = 128):
+        super().__init__()
+
+        def convolution(a: int, b: int, size: int = 3, padding: int = 1) -> list[nn.Module]:
+            return [nn.Conv2d(a, b, size, padding=padding, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
+
+        w = width
+        self.layers = nn.Sequential(
+            *convolution(in_channels, w), *convolution(w, w), *convolution(w, w), nn.MaxPool2d(2), nn.Dropout(0.5),
+            *convolution(w, 2 * w), *convolution(2 * w, 2 * w), *convolution(2 * w, 2 * w), nn.MaxPool2d(2), nn.Dropout(0.5),
+            *convolution(2 * w, 4 * w, padding=0), *convolution(4 * w, 2 * w, 1, 0), *convolution(2 * w, w, 1, 0),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w, classes),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(4 * images - 2)
+
+
+class PreActBlock(nn.Module):
+    """x → s(x′) + W₂ φ(W₁ φ(x)), with φ batch normalisation and ReLU, and s a 1×1 convolution where the size changes."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(out_channels)
+        self.first = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        changes = stride > 1 or channels != out_channels
+        self.stride, self.shortcut = stride, nn.Conv2d(channels, out_channels, 1, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(x))
+        if self.shortcut is not None:  # pixels are left out here: PyTorch 2.15 crashes on some strided 1×1 convolutions
+            x = self.shortcut(h[..., :: self.stride, :: self.stride])
+        return x + self.second(F.relu(self.norm2(self.first(h))))
+
+
+class PreActResNet18(nn.Module):
+    """A residual network that normalises before it convolves: images (B, C, H, W) → logits (B, classes).
+
+    Two blocks at each of four resolutions. width: channels at the first, 64 as published, doubled at each next.
+    Source: He et al. 2016b.
+
+    >>> PreActResNet18(3, 200, width=8)(torch.rand(2, 3, 64, 64)).shape
+    torch.Size([2, 200])
+    """
+
+    def __init__(self, in_channels: int, classes: int, width: int = 64):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        sizes = [width] + [width * 2**stage for stage in range(4) for _ in range(2)]
+        self.blocks = nn.Sequential(*(PreActBlock(a, b, 1 + (b > a)) for a, b in zip(sizes, sizes[1:])))
+        self.norm, self.head = nn.BatchNorm2d(sizes[-1]), nn.Linear(sizes[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.blocks(self.first(4 * images - 2))))
+        return self.head(x.mean((-2, -1)))

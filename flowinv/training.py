@@ -5,112 +5,20 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, identity, load_checkpoint, random_state, save_checkpoint, set_random_state
+from . import networks
+from .checkpoints import CheckpointError, identity, load_checkpoint, save_checkpoint
 from .checks import check_images, check_labels
 from .model import InvariantClassifier
-from .networks import ConvNet, FixupResNet
+from .settings import EntropyControl, Schedule, Settings
 from .transforms import FAMILIES
-
-__all__ = ["CheckpointError", "EntropyControl", "Schedule", "Settings", "TrainingWarning", "fit", "pick_device"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """α from `start` to `end`, evenly in its logarithm, over a `share` of the epochs after burn-in.
-
-    >>> [round(Schedule(1.0, 0.01, share=1.0).at(progress, None), 3) for progress in (0, 0.5, 1)]
-    [1.0, 0.1, 0.01]
-    """
-
-    start: float
-    end: float
-    share: float = 0.5
-
-    def __post_init__(self):
-        if not (self.start > 0 and self.end > 0 and 0 < self.share <= 1):
-            raise ValueError(f"schedule: expected positive alphas and a share in (0, 1], got {self}")
-
-    def at(self, progress: float, state: Tensor | None) -> float:
-        return self.start * (self.end / self.start) ** min(1.0, progress / self.share)
-
-    def observe(self, entropy: Tensor, state: Tensor) -> None:
-        """A schedule looks at nothing."""
-
-
-@dataclass(frozen=True)
-class EntropyControl:
-    """α that steers the mean entropy to `target` (nats, at most D log 2).
-
-    log α is that of `start` plus the error, target − entropy clipped to ±1, times `gain`, plus the
-    integral of the error, weighted by `rate` at each step. The integral stays within ± `bound`: after a target
-    out of reach it takes at most 2 bound / rate steps at full error to come back. α only pays for
-    entropy, so the entropy comes down no faster than the classifier pushes it, and neither way once the
-    rates have decayed.
-    """
-
-    target: float
-    start: float = 0.1
-    gain: float = 2.0
-    rate: float = 0.01
-    bound: float = 4.0
-
-    def __post_init__(self):
-        if not (self.start > 0 and self.gain >= 0 and self.rate > 0 and self.bound > 0):
-            raise ValueError(f"entropy control: expected a positive start, rate and bound, got {self}")
-
-    def at(self, progress: float, state: Tensor) -> Tensor:
-        return self.start * (self.gain * state[0] + state[1]).exp()
-
-    def observe(self, entropy: Tensor, state: Tensor) -> None:
-        state[0] = (self.target - entropy.detach()).clamp(-1, 1)
-        state[1] = (state[1] + self.rate * state[0]).clamp(-self.bound, self.bound)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    alpha: price of entropy, 1/λ: a number, a Schedule or an EntropyControl.
-    samples: S, transformations an image and step.
-    lr, guide_lr: Adam's rates for the classifier and for q(T | I); both follow half a cosine to 0.
-    burn_in: epochs in which the classifier alone learns, from images as they are.
-    freeze: whether the classifier then stays as it is.
-    smoothing: share of each label that is spread over all classes.
-    clip: the largest norm of a step's gradient. seed: of everything random in training.
-    chunk: transformed images at once. A batch then goes in parts, whose gradients add up to the whole one's, in less
-        memory. (Batch normalisation would see the parts; a mixture of K components has at least K samples.)
-        None: all at once.
-    """
-
-    epochs: int = 32
-    batch_size: int = 64
-    alpha: float | Schedule | EntropyControl = 0.3
-    samples: int = 2
-    lr: float = 3e-3
-    guide_lr: float = 3e-3
-    burn_in: int = 2
-    freeze: bool = False
-    smoothing: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
-    chunk: int | None = None
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip", "chunk"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not self.burn_in >= 0 or not (isinstance(self.alpha, Schedule | EntropyControl) or self.alpha >= 0):
-            raise ValueError(f"alpha and burn_in: expected 0 or more, got {self.alpha} and {self.burn_in}")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing: expected a share in [0, 1), got {self.smoothing}")
 
 
 class TrainingWarning(UserWarning):
@@ -144,17 +52,22 @@ def fit(
     checkpoint: str | Path | None = None,
     each_epoch: Callable[[InvariantClassifier], dict] | None = None,
     progress: bool = True,
+    accelerator=None,
 ) -> list[dict]:
     """Train the model in place; returns one dict an epoch: epoch, loss, entropy (nats), alpha, seconds.
 
     images (N, C, H, W), floats in [0, 1]; labels (N,), int64. They move to the device whole.
-    settings: its seed goes to torch's global generator, so a run repeats whatever came before it.
+    settings: torch's global generator is seeded from its seed at every step, so a run repeats whatever came before it.
     device: None takes pick_device(). The model stays there afterwards.
     checkpoint: a file written after each epoch, whole or not at all. If it is there already, training
         goes on where it stopped and ends, on a CPU, at the same bits as if it had not stopped.
     each_epoch: called with the model after each epoch; what it returns joins that epoch's dict. Its own random
         draws do not change training.
     progress: a bar with the loss, the entropy and images per second.
+    accelerator: an accelerate.Accelerator, which then says the device. Under `accelerate launch` with several processes
+        each takes its part of every batch, and the gradients add up to the whole one's: the step is the one that a
+        single process would make with `chunk` of that size. (Batch normalisation sees the parts.) The first
+        process writes the checkpoint, and all read it.
 
     Raises ValueError for images, labels or settings that do not fit, CheckpointError for a
     checkpoint of another model or other settings, FloatingPointError when the loss or a gradient is
@@ -170,20 +83,20 @@ def fit(
     [1, 2]
     """
     check_images(images)
-    device = torch.device(device) if device else pick_device()
+    together = accelerator is not None and accelerator.num_processes > 1
+    device = accelerator.device if accelerator else torch.device(device) if device else pick_device()
+    if accelerator and accelerator.mixed_precision != "no":
+        if accelerator.mixed_precision != "bf16":
+            raise ValueError(f"mixed precision: expected bf16 or no, got {accelerator.mixed_precision}")
+        model.bfloat16 = True
     model.to(device).eval()
     images, labels = images.to(device), labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
-    guide_parameters = list(model.q.parameters())
-    groups = [{"params": list(model.classifier.parameters()), "peak": settings.lr}]
-    if guide_parameters:
-        groups.append({"params": guide_parameters, "peak": settings.guide_lr})
-    torch.manual_seed(settings.seed)
     history: list[dict] = []
     control = torch.zeros(2, device=device)  # error and integral of an EntropyControl
     about = identity(model, images, labels)
-    if settings.burn_in >= settings.epochs and guide_parameters:
+    if settings.burn_in >= settings.epochs and list(model.q.parameters()):
         warnings.warn(
             f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in; raise epochs or lower burn_in",
             TrainingWarning,
@@ -191,7 +104,7 @@ def fit(
         )
     learning = [p for p in model.classifier.parameters() if p.requires_grad]
     known = device.type in ("cpu", "cuda")  # that channels last and a fused optimiser are right there, and faster
-    own = [module for module in model.modules() if known and isinstance(module, ConvNet | FixupResNet)]
+    own = [module for module in model.modules() if known and type(module).__module__ == networks.__name__]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
     # Read here: tqdm's bar for notebooks heeds the variable too late, and leaves an empty widget behind.
@@ -199,15 +112,19 @@ def fit(
     try:
         for network in own:  # a network of the reader's may rely on the usual layout
             network.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=known)
+        optimizers = _optimizers(model, settings, known)
         if checkpoint and Path(checkpoint).exists():
-            history = load_checkpoint(checkpoint, model, optimizer, control, settings, about)
+            history = load_checkpoint(checkpoint, model, optimizers, control, settings, about)
+        if together:
+            _start_together(model, history, accelerator)
         with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet) as bar:
             for epoch in range(len(history), settings.epochs):
                 start, burning_in = time.perf_counter(), epoch < settings.burn_in
                 for parameter in learning:
                     parameter.requires_grad_(burning_in or not settings.freeze)
-                loss, entropy, alpha, broken = _epoch(model, images, labels, settings, optimizer, control, epoch, bar)
+                loss, entropy, alpha, broken = _epoch(
+                    model, images, labels, settings, optimizers, control, epoch, bar, accelerator
+                )
                 _check_health(epoch, loss, entropy, int(broken), steps, model.family.dim)
                 row = {"epoch": epoch + 1, "loss": loss, "entropy": None, "alpha": None}
                 if not burning_in:
@@ -215,13 +132,11 @@ def fit(
                 row["seconds"] = time.perf_counter() - start
                 if each_epoch:
                     model.eval()
-                    state = random_state(device)
                     row |= each_epoch(model)
-                    set_random_state(state, device)
                 history.append(row)
                 bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
-                if checkpoint:
-                    save_checkpoint(checkpoint, model, optimizer, control, settings, about, history)
+                if checkpoint and (not together or accelerator.is_main_process):
+                    save_checkpoint(checkpoint, model, optimizers, control, settings, about, history)
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
@@ -231,9 +146,25 @@ def fit(
     return history
 
 
+def _optimizers(model: InvariantClassifier, settings: Settings, fused: bool) -> list[torch.optim.Optimizer]:
+    """The classifier's and, if it has anything to learn, that of q(T | I)."""
+    weights, guide = list(model.classifier.parameters()), list(model.q.parameters())
+    decay = {"weight_decay": settings.weight_decay, "fused": fused}
+    if settings.optimizer == "sgd":
+        optimizers = [torch.optim.SGD(weights, settings.lr, momentum=0.9, **decay)]
+    else:
+        optimizers = [torch.optim.AdamW(weights, settings.lr, **decay)]
+    return optimizers + ([torch.optim.Adam(guide, settings.guide_lr, fused=fused)] if guide else [])
+
+
+def _seed(*key: int) -> int:
+    """A seed that follows from the key, and from nothing else."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
 def _epoch(
-    model: InvariantClassifier, images: Tensor, labels: Tensor, settings: Settings, optimizer, control: Tensor,
-    epoch: int, bar,
+    model: InvariantClassifier, images: Tensor, labels: Tensor, settings: Settings, optimizers: list, control: Tensor,
+    epoch: int, bar, accelerator,
 ) -> list[float]:  # fmt: skip
     """One pass over the data: mean loss, entropy and α, and the number of steps whose gradient alone was not finite."""
     burning_in, rule, alpha = epoch < settings.burn_in, settings.alpha, None
@@ -242,54 +173,99 @@ def _epoch(
     model.classifier.train(burning_in or not settings.freeze)
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
     total = torch.zeros(4, device=images.device)  # summed on the device, read once
-    for i, batch in enumerate(torch.randperm(N).to(images.device).split(settings.batch_size)):
-        decay = (1 + math.cos(math.pi * (epoch * steps + i) / (settings.epochs * steps))) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * decay
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(_seed(settings.seed, epoch)))
+    for i, batch in enumerate(order.to(images.device).split(settings.batch_size)):
+        rate = settings.decay.at(epoch + i / steps, settings.epochs)
+        for optimizer, peak in zip(optimizers, (settings.lr, settings.guide_lr)):
+            optimizer.param_groups[0]["lr"] = peak * rate
         if not burning_in:
             share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
             alpha = rule.at(share, control) if steered else rule
-        loss, entropy, norm = step(model, optimizer, images[batch], labels[batch], settings, alpha)
+        loss, entropy, norm = step(
+            model, optimizers, images[batch], labels[batch], settings, alpha, (epoch, i), accelerator
+        )
         if steered and not burning_in:
             rule.observe(entropy, control)
         paid = alpha if isinstance(alpha, Tensor) else total.new_full((), alpha or 0.0)
         total[:3] += len(batch) / N * torch.stack([loss, entropy, paid])
         total[3] += loss.isfinite() & ~norm.isfinite()
         bar.update(len(batch))
+    if accelerator and accelerator.num_processes > 1:  # each has seen its own parts: agree on what normalises
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                for statistic in (module.running_mean, module.running_var):
+                    statistic.copy_(accelerator.reduce(statistic.clone(), "mean"))
     return total.tolist()
 
 
 def step(
     model: InvariantClassifier,
-    optimizer,
+    optimizers: list[torch.optim.Optimizer],
     images: Tensor,
     labels: Tensor,
     settings: Settings,
     alpha: float | Tensor | None,
+    number: tuple[int, int] = (0, 0),
+    accelerator=None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of gradient descent: the loss and entropy before it, and the gradient's norm, on the device.
 
-    alpha: price of entropy; None: the classifier alone learns, from images as they are. Nothing here waits for
-    a GPU.
+    alpha: price of entropy; None: the classifier alone learns, from images as they are.
+    number: the epoch and the step, which say with the settings' seed what is drawn.
+    accelerator: as `fit` has it. Nothing here waits for a GPU.
     """
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     loss = entropy = images.new_zeros(())
-    shown = 1 if alpha is None else settings.samples  # of each image
-    n = max(1, settings.chunk // shown) if settings.chunk else len(images)
-    for x, y in zip(images.split(n), labels.split(n)):
-        weight = len(x) / len(images)
+    N, shown = len(images), 1 if alpha is None else settings.samples  # of each image
+    first, last = 0, N
+    if accelerator:
+        first, last = (N * (accelerator.process_index + k) // accelerator.num_processes for k in (0, 1))
+    n = max(1, settings.chunk // shown) if settings.chunk else N
+    for start in range(first, last, n):
+        torch.manual_seed(_seed(settings.seed, *number, start))
+        part = slice(start, min(start + n, last))
+        x, y = images[part], labels[part]
+        weight = len(x) / N
         if alpha is None:
-            part = cross_entropy(model.classify(x), y, label_smoothing=settings.smoothing)
+            mean = cross_entropy(model.classify(x), y, label_smoothing=settings.smoothing)
         else:
             nll, part_entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
-            part = model.weigh(nll, part_entropy, alpha)
+            mean = model.weigh(nll, part_entropy, alpha)
             entropy = entropy + weight * part_entropy.detach()
-        if part.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
-            (weight * part).backward()
-        loss = loss + weight * part.detach()
+        if mean.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
+            (weight * mean).backward()
+        loss = loss + weight * mean.detach()
+    if accelerator and accelerator.num_processes > 1:
+        parameters = (model.classifier if alpha is None else model).parameters()
+        loss, entropy = _add_up([p for p in parameters if p.requires_grad], loss, entropy, accelerator)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return loss, entropy, norm
+
+
+def _add_up(parameters: list[nn.Parameter], loss: Tensor, entropy: Tensor, accelerator) -> tuple[Tensor, Tensor]:
+    """Gradients, loss and entropy summed over the processes, in one message."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    message = torch.cat([x.flatten() for x in (loss, entropy, *gradients)])
+    loss, entropy, *sums = accelerator.reduce(message, "sum").split([1, 1, *(p.numel() for p in parameters)])
+    for parameter, total in zip(parameters, sums):  # laid out as the parameter is, which fused optimisers rely on
+        parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))
+    return loss[0], entropy[0]
+
+
+def _start_together(model: InvariantClassifier, history: list, accelerator) -> None:
+    """The first process's weights everywhere; an error if some see a checkpoint and others do not."""
+    from accelerate.utils import broadcast
+
+    epochs = accelerator.gather(torch.tensor([len(history)], device=accelerator.device)).tolist()
+    if len(set(epochs)) > 1:
+        raise CheckpointError(
+            f"the processes found checkpoints of {epochs} epochs: put the checkpoint in a folder that all hosts see"
+        )
+    for tensor in model.state_dict().values():
+        broadcast(tensor)
 
 
 def _check_health(epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int) -> None:

@@ -1,100 +1,33 @@
-"""Named experiments run, store their results whole, and what is stored holds what the book says."""
+"""Named experiments: every row of each runs, and each measures what it says."""
 
 import json
 import math
-import sys
-from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from flowinv.__main__ import main, summary
+from flowinv.__main__ import summary
 from flowinv.bases import wrap
-from flowinv.experiments import EXPERIMENTS, SEEDS, results_folder, run, stored
+from flowinv.experiments import EXPERIMENTS
+from flowinv.guides import GUIDES
 from flowinv.mario_iggy import mario_poses
-from flowinv.training import Settings
-
-EXPERIMENT = "mnist-selective"
-
-
-@pytest.fixture
-def short(monkeypatch):
-    """The experiment with a handful of images, so that a run takes a second."""
-    whole = EXPERIMENTS[EXPERIMENT]
-
-    def few(profile):
-        digits = whole.data("ci")
-        return replace(
-            digits,
-            train_images=digits.train_images[:128],
-            train_labels=digits.train_labels[:128],
-            test_images=digits.test_images[:100],
-            test_labels=digits.test_labels[:100],
-        )
-
-    monkeypatch.setitem(EXPERIMENTS, EXPERIMENT, replace(whole, data=few))
-
-
-def call(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["flowinv", *map(str, arguments)])
-    main()
-
-
-def test_the_command_trains_every_row_and_stores_it_with_provenance(short, tmp_path, monkeypatch, capsys):
-    call(monkeypatch, EXPERIMENT, "--profile", "ci", "--seeds", 5, 3, "--out", tmp_path)
-    entries = json.loads((tmp_path / EXPERIMENT / "ci.json").read_text())
-    assert [(e["guide"], e["seed"]) for e in entries] == [
-        (row, s) for row in EXPERIMENTS[EXPERIMENT].guides for s in (3, 5)
-    ]
-    for entry in entries:
-        assert entry.keys() >= {
-            "metrics",
-            "settings",
-            "epochs",
-            "wall_seconds",
-            "device",
-            "versions",
-            "revision",
-            "command",
-            "date",
-        }
-        assert entry["command"].startswith(f"python -m flowinv {EXPERIMENT} --profile ci")
-        assert set(entry["metrics"]["width_degrees"]) == {"0", "1", "5", "6", "9"}
-    assert "width degrees (0: 0, 1: 0," in capsys.readouterr().out
-
-
-def test_a_second_run_replaces_its_own_entry_and_repeats_its_numbers(short, tmp_path, monkeypatch):
-    results = []
-    for _ in range(2):
-        call(monkeypatch, EXPERIMENT, "--profile", "ci", "--guides", "flow", "--seeds", 0, "--out", tmp_path)
-        results.append(json.loads((tmp_path / EXPERIMENT / "ci.json").read_text()))
-    (first,), (second,) = results
-    if not torch.cuda.is_available():  # a GPU adds in any order
-        assert first["metrics"] == second["metrics"]
-
-
-def test_unknown_names_are_one_line_errors(monkeypatch, capsys):
-    for arguments in (["mnist"], [EXPERIMENT, "--profile", "huge"], [EXPERIMENT, "--guides", "flw"]):
-        with pytest.raises(SystemExit):
-            call(monkeypatch, *arguments)
-        assert "choose from" in (message := capsys.readouterr().err) or "expected one of none" in message
-    with pytest.raises(ValueError, match="unknown experiment 'mnist': expected one of"):
-        stored("mnist", "quick")
-    with pytest.raises(FileNotFoundError, match="make them with python -m flowinv"):
-        stored(EXPERIMENT, "none")
+from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
+from flowinv.results import run
+from flowinv.settings import Settings, Steps
 
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, e in EXPERIMENTS.items() for row in e.guides])
 @pytest.mark.filterwarnings("ignore::flowinv.training.TrainingWarning")
-def test_every_row_of_every_experiment_runs_and_its_metrics_are_numbers(name, row, short, tmp_path):
-    entry = run(name, "ci", row, 0, tmp_path)
+def test_every_row_of_every_experiment_runs_and_its_metrics_are_numbers(name, row, tmp_path):
+    entry = run(name, "ci", row, 0, tmp_path / "results", tmp_path / "runs")
     values = [
         number
         for value in entry["metrics"].values()
         for number in (value.values() if isinstance(value, dict) else [value])
     ]
     assert all(math.isfinite(value) for value in values) and summary(entry["metrics"])
-    assert json.loads((tmp_path / name / "ci.json").read_text())[0]["metrics"] == entry["metrics"]
+    assert json.loads((tmp_path / "results" / name / "ci.json").read_text())[0]["metrics"] == entry["metrics"]
+    assert list(EXPERIMENTS[name].published) == [] or row in EXPERIMENTS[name].published or row == "instaaug"
 
 
 def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(tmp_path):
@@ -121,41 +54,64 @@ def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(tmp_path):
                 offset = self.reach * (2 * torch.rand(*shape, *self.centre.shape) - 1)
                 return wrap(self.centre + other + offset).unsqueeze(-1)
 
-        model = experiment.build("flow")
+        model = experiment.build("flow", "ci", data)
         model.q = Oracle()
         found = experiment.measure(model, data)
         assert found["range_reached"] > 0.97 and found["share_inside"] > 0.99
         assert found["effective_modes"] == pytest.approx(modes, abs=0.05)
 
 
-STORED = [
-    (path.parent.name, path.stem) for path in sorted(results_folder().glob("*/*.json")) if path.parent.name != "speed"
-]
-assert {(EXPERIMENT, "quick"), (EXPERIMENT, "full")} <= set(STORED)
+def test_a_rotation_has_no_rotation_error_and_a_box_has(monkeypatch):
+    """Samples on the ridge b = −d measure as rotations, those of a box as the box does."""
+    experiment = EXPERIMENTS["rotation-discovery"]
+    data = experiment.data("ci")
+    model = experiment.build("flow", "ci", data)
+
+    class Ridge(torch.nn.Module):
+        def forward(self, images):
+            class Samples:
+                def sample(self, shape):
+                    r = 2 * torch.rand(*shape, len(images), 1) - 1
+                    return torch.cat([-r, r], -1)
+
+            return Samples()
+
+    model.q = Ridge()
+    found = experiment.measure(model, data)
+    assert found["rotation_error"] < 1e-3 and found["correlation"] == pytest.approx(-1, abs=1e-3)
+    model.q = GUIDES["fixed"](model.family, 3)
+    found = experiment.measure(model, data)
+    assert found["rotation_error"] == pytest.approx(found["rotation_error_of_the_box"], rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "profile"), STORED)
-def test_stored_results_are_complete_and_traceable(name, profile):
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-13layer", "cifar10-lt", "fmnist", "mnist", "tinyimagenet-crop"])
+def test_full_is_as_published(name):
+    """Networks, batch, samples, optimiser and price of entropy of the paper."""
     experiment = EXPERIMENTS[name]
-    entries = stored(name, profile)
-    assert [(e["guide"], e["seed"]) for e in entries] == [(row, s) for row in experiment.guides for s in SEEDS]
-    for entry in entries:
-        settings = experiment.settings(profile, entry["seed"])
-        now = [asdict(settings), list(experiment.guides[entry["guide"]]), experiment.family]
-        # A setting that did not exist then had its default.
-        then = [asdict(Settings()) | entry["settings"], entry["options"], entry["family"]]
-        assert then == now, "these changed: run the experiment again"
-        assert entry["revision"] != "unknown" and "dirty" not in entry["revision"] and entry["device"] and entry["date"]
-        assert entry["wall_seconds"] < 20 * 60
-        assert (
-            name != EXPERIMENT
-            or {"quick": "embedded sample): 5,000", "full": "MNIST: 29,953"}[profile] in entry["data"]
-        )
+    classifier = experiment.classifier(3 if "cifar" in name or "tiny" in name else 1, 10, "full")
+    weights = sum(parameter.numel() for parameter in classifier.parameters())
+    settings = experiment.settings("full", "flow")
+    kind, alpha, samples, batch = {
+        "cifar10": (FixupResNet, 0.1, 20, 256),
+        "cifar10-13layer": (ConvNet13, 0.1, 5, 100),
+        "cifar10-lt": (FixupResNet, 0.05, 20, 256),
+        "fmnist": (LeNet, 0.03, 20, 256),
+        "mnist": (LeNet, 0.01, 20, 256),
+        "tinyimagenet-crop": (PreActResNet18, 0.1, 20, 256),
+    }[name]
+    assert type(classifier) is kind and (settings.alpha, settings.samples, settings.batch_size) == (
+        alpha,
+        samples,
+        batch,
+    )
+    assert name == "mnist" or (settings.optimizer, settings.lr) == ("sgd", 0.1) and isinstance(settings.decay, Steps)
+    assert 0.9 < weights / {FixupResNet: 77e3, ConvNet13: 3.12e6, LeNet: 61.7e3, PreActResNet18: 11.2e6}[kind] < 1.1
+    assert experiment.settings("full", "none").samples == 1
 
 
-@pytest.mark.parametrize("profile", ["quick", "full"])
-def test_stored_results_show_selective_invariance(profile):
-    for entry in stored(EXPERIMENT, profile):
-        if entry["guide"] == "flow":
-            width = entry["metrics"]["width_degrees"]
-            assert all(width[d] > 140 for d in "015") and all(70 < width[d] < 115 for d in "69"), (entry["seed"], width)
+def test_a_long_tail_is_measured_by_class():
+    experiment = EXPERIMENTS["cifar10-lt"]
+    data = experiment.data("quick")
+    sizes = data.train_labels.bincount()
+    assert sizes[0] == 10 * sizes[-1] and (sizes.diff() <= 0).all()
+    assert isinstance(experiment.settings("quick", "flow"), Settings)

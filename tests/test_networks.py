@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowinv.networks import ConvNet, CropNet, FixupResNet
+from flowinv.networks import ConvNet, ConvNet13, CropNet, FixupResNet, LeNet, PreActBlock, PreActResNet18
 
 
 def test_fixup_starts_as_a_network_whose_blocks_do_nothing(images):
@@ -32,9 +32,15 @@ def test_a_residual_network_has_the_depth_it_says():
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("net", [ConvNet(1, 5), FixupResNet(1, 5), CropNet(1, [(2, 0.5), (1, 1.0)])], ids=type)
+NETWORKS = [
+    ConvNet(1, 5), FixupResNet(1, 5), CropNet(1, [(2, 0.5), (1, 1.0)]), LeNet(1, 5), ConvNet13(1, 5, 8),
+    PreActResNet18(1, 5, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("net", NETWORKS, ids=type)
 def test_layout_in_memory_changes_speed_and_nothing_else(net, images):
-    for parameter in net.parameters():
+    for parameter in net.eval().parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     before = net(images)
     after = net.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
@@ -55,3 +61,25 @@ def test_a_residual_network_learns():
         loss.backward()
         optimizer.step()
     assert (net(images).argmax(-1) == labels).all()
+
+
+def test_the_published_networks_have_their_sizes():
+    """Weights and biases, counted by hand from their descriptions."""
+    count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
+    assert count(LeNet(1, 10)) == (25 * 6 + 6) + (6 * 25 * 16 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + (
+        84 * 10 + 10
+    )
+    sizes = [(3, 128, 9), (128, 128, 9), (128, 128, 9), (128, 256, 9), (256, 256, 9), (256, 256, 9), (256, 512, 9),
+             (512, 256, 1), (256, 128, 1)]  # fmt: skip
+    assert count(ConvNet13(3, 10)) == sum(a * b * k + 2 * b for a, b, k in sizes) + 128 * 10 + 10
+    stages = [(64, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
+    blocks = sum(9 * a * b + 9 * b * b + 2 * a + 2 * b + a * b * (a != b) for a, b in stages)
+    assert count(PreActResNet18(3, 200)) == 27 * 64 + blocks + 2 * 512 + 512 * 200 + 200
+
+
+def test_a_shortcut_is_a_strided_convolution():
+    block = PreActBlock(4, 8, stride=2).eval()
+    x = torch.rand(2, 4, 8, 8)
+    h = torch.relu(block.norm1(x))
+    shortcut = torch.nn.functional.conv2d(h, block.shortcut.weight, stride=2)
+    assert torch.allclose(block(x), shortcut + block.second(torch.relu(block.norm2(block.first(h)))), atol=1e-6)

@@ -10,20 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flowinv import training
 from flowinv.bases import draw
+from flowinv.checkpoints import CheckpointError
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import FixupResNet
-from flowinv.training import (
-    CheckpointError,
-    EntropyControl,
-    Schedule,
-    Settings,
-    TrainingWarning,
-    fit,
-    pick_device,
-    step,
-)
+from flowinv.settings import Cosine, EntropyControl, Schedule, Settings, Steps
+from flowinv.training import TrainingWarning, fit, pick_device, step
 from flowinv.transforms import FAMILIES
 
 SETTINGS = Settings(epochs=4, batch_size=16, alpha=0.3, burn_in=1)
@@ -196,6 +190,7 @@ class Stop(Exception):
         (3, {}),
         (2, {"alpha": EntropyControl(target=0.5)}),
         (2, {"alpha": Schedule(1.0, 0.1), "freeze": True, "smoothing": 0.1}),
+        (2, {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "decay": Steps(every=2)}),
     ],
 )
 def test_resuming_gives_the_same_bits(data, tmp_path, stop_after, changes):
@@ -218,6 +213,61 @@ def test_resuming_gives_the_same_bits(data, tmp_path, stop_after, changes):
     assert losses(history) == losses(history_resumed)
     finished, _ = train(data, settings, checkpoint=path)  # nothing left to do
     assert same(finished, resumed)
+
+
+def test_rates_and_optimisers_are_those_of_the_settings(data, monkeypatch):
+    seen = []
+
+    def record(model, optimizers, *rest):
+        seen.append(
+            [(type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"]) for o in optimizers]
+        )
+        return step(model, optimizers, *rest)
+
+    monkeypatch.setattr(training, "step", record)
+    published = {"optimizer": "sgd", "lr": 0.1, "guide_lr": 1e-3, "weight_decay": 5e-4, "decay": Steps(2, 0.1)}
+    train(data, replace(SETTINGS, **published))
+    for epoch, rate in enumerate((1, 1, 0.1, 0.1)):
+        assert seen[3 * epoch] == [("SGD", 0.1 * rate, 5e-4), ("Adam", 1e-3 * rate, 0)]
+    seen.clear()
+    train(data, replace(SETTINGS, decay=Cosine(to=0.1)))
+    rates = [row[0][1] / SETTINGS.lr for row in seen]
+    assert rates[0] == 1 and rates[6] == pytest.approx(0.55) and 0.1 < rates[-1] < 0.12
+    assert [row[0][0] for row in seen] == ["AdamW"] * 12 and rates == [row[1][1] / SETTINGS.guide_lr for row in seen]
+
+
+def test_a_step_draws_what_its_number_says(data):
+    """Not what was drawn before: the same step repeats, another one differs, and parts of a batch differ from each other."""
+
+    def drawn(number, **changes):
+        seen = []
+        model = build().train()
+        draw_ = model.draw
+        model.draw = lambda q, samples: seen.append(draw_(q, samples)) or seen[-1]
+        settings = replace(SETTINGS, **changes)
+        images, labels = data[0][:1].expand(8, -1, -1, -1), data[1][:1].expand(8)  # one image, eight times
+        step(model, [torch.optim.SGD(model.parameters(), 0.0)], images, labels, settings, 0.3, number)
+        return [T for T, *_ in seen]
+
+    (first,) = drawn((3, 5))
+    torch.rand(7)
+    (again,) = drawn((3, 5))
+    assert torch.equal(first, again)
+    others = [drawn((3, 6)), drawn((4, 5)), drawn((3, 5), seed=1)]
+    assert not any(torch.equal(first, other) for (other,) in others)
+    a, b = drawn((3, 5), chunk=4 * SETTINGS.samples)
+    assert a.shape == b.shape and not torch.equal(a, b)
+
+
+def test_half_precision_that_needs_more_than_autocast_is_refused(data):
+    class Accelerator:
+        num_processes, process_index, device, mixed_precision = 1, 0, torch.device("cpu"), "fp16"
+
+    with pytest.raises(ValueError, match="mixed precision: expected bf16 or no, got fp16"):
+        fit(build(), *data, SETTINGS, accelerator=Accelerator())
+    Accelerator.mixed_precision = "bf16"
+    fit(model := build(), *data, replace(SETTINGS, epochs=2), accelerator=Accelerator(), progress=False)
+    assert model.bfloat16
 
 
 def test_looking_on_does_not_change_training(data):
@@ -370,7 +420,8 @@ def test_bad_data_is_a_one_line_error(data, spoil, message):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for bad in ({"epochs": 0}, {"lr": -1.0}, {"batch_size": 0}, {"alpha": -0.1}, {"burn_in": -1}, {"smoothing": 1.0}):
+    for bad in ({"epochs": 0}, {"lr": -1.0}, {"batch_size": 0}, {"alpha": -0.1}, {"burn_in": -1}, {"smoothing": 1.0},
+                {"optimizer": "adamw"}, {"seed": -1}, {"weight_decay": -1.0}):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
             Settings(**bad)
     for bad in ((0.0, 1.0), (1.0, -1.0), (1.0, 0.1, 0.0), (1.0, 0.1, 1.5)):
@@ -406,7 +457,7 @@ def one_step(model, data, alpha=0.3, **changes):
     """The parameters after one step of plain gradient descent."""
     model = model.train()
     loss, entropy, norm = step(
-        model, torch.optim.SGD(model.parameters(), lr=0.1), *data, replace(SETTINGS, **changes), alpha
+        model, [torch.optim.SGD(model.parameters(), lr=0.1)], *data, replace(SETTINGS, **changes), alpha
     )
     return [loss, entropy, norm, *(parameter.detach() for parameter in model.parameters())]
 
@@ -458,10 +509,10 @@ def on_its_family(guide, **options):
 def test_no_step_waits_for_a_gpu(guide, options, alpha, data):
     torch.manual_seed(0)
     model = on_its_family(guide, **options)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizers = [torch.optim.Adam(model.parameters(), fused=True)]
     model.draw(model.q(data[0][:2]), 2)  # generators move to a device once
     with NeverWaits():
-        step(model, optimizer, *data, replace(SETTINGS, samples=2), alpha)
+        step(model, optimizers, *data, replace(SETTINGS, samples=2), alpha)
     with pytest.raises(AssertionError, match="a step waits"), NeverWaits():
         float(data[0].mean())
     with pytest.raises(AssertionError, match="a step waits"), NeverWaits():
@@ -493,11 +544,11 @@ def test_a_readers_network_is_left_as_it_is_and_every_model_can_be_saved(data, t
 @pytest.mark.parametrize(("guide", "options"), WAYS)
 def test_on_a_gpu_nothing_in_a_step_synchronises(guide, options, data):
     model = on_its_family(guide, **options).cuda()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizers = [torch.optim.Adam(model.parameters(), fused=True)]
     images, labels = (tensor.cuda() for tensor in data)
-    step(model, optimizer, images, labels, SETTINGS, 0.3)
+    step(model, optimizers, images, labels, SETTINGS, 0.3)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(model, optimizer, images, labels, SETTINGS, 0.3)
+        step(model, optimizers, images, labels, SETTINGS, 0.3)
     finally:
         torch.cuda.set_sync_debug_mode("default")

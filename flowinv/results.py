@@ -1,0 +1,329 @@
+"""Runs of the named experiments, and what came out of them, with provenance.
+
+A result file, book/results/<experiment>/<profile>.json, holds one entry a row and seed; the wheel carries the same
+files, so that a chapter finds them with and without a checkout. What a run needs to go on after a stop, and the
+weights it ends with, lie in the folder of runs, runs/<experiment>/<profile>/.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from copy import deepcopy
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+
+import pyro
+import torch
+from filelock import FileLock, Timeout
+from torch.nn.functional import cross_entropy
+
+from . import __version__
+from .checkpoints import load_weights, save_weights
+from .data import Dataset
+from .experiments import EXPERIMENTS, Experiment
+from .model import InvariantClassifier
+from .settings import Settings
+from .training import fit, pick_device, step
+
+SEEDS = (0, 1, 2)
+
+
+class RunError(RuntimeError):
+    """A run cannot start, or its result cannot be stored."""
+
+
+def run(
+    name: str,
+    profile: str,
+    row: str,
+    seed: int,
+    out: Path,
+    runs: Path,
+    changes: dict | None = None,
+    accelerator=None,
+    each_epoch: Callable | None = None,
+) -> dict | None:
+    """Train and measure one row with one seed, store the entry under `out`, and return it.
+
+    A run that was stopped goes on from its last epoch. One that ended starts anew and replaces its own entry.
+    changes: settings other than the profile's. Such an entry goes to custom.json, beside those of other changes.
+    accelerator: as `fit` has it; all but the first of its processes return None.
+    Raises RunError if another process runs the same, or if something cannot be written.
+    """
+    experiment, first = EXPERIMENTS[name], accelerator is None or accelerator.is_main_process
+    settings = replace(experiment.settings(profile, row, seed), **(changes or {}))
+    path = weights_file(runs, name, profile, row, settings)
+    checkpoint = path.with_suffix(".checkpoint")
+    with _only_one(path.with_suffix(".lock")) if first else nullcontext():
+        data = experiment.data(profile)
+        model = experiment.build(row, profile, data, seed)
+        history = fit(
+            model, data.train_images, data.train_labels, settings,
+            checkpoint=checkpoint, accelerator=accelerator, each_epoch=each_epoch, progress=False,
+        )  # fmt: skip
+        entry = None
+        if first:
+            seconds = sum(epoch["seconds"] for epoch in history)
+            entry = {
+                "guide": row,
+                "options": list(experiment.guides[row][:2]),
+                "family": experiment.family,
+                "profile": profile,
+                "seed": seed,
+                "metrics": measured(experiment, model, data),
+                "epochs": settings.epochs,
+                "wall_seconds": round(seconds, 1),
+                "images_per_second": round(settings.epochs * len(data.train_labels) / seconds),
+                "share_outside_classifier": outside_classifier(model, data, settings),
+                "final_loss": history[-1]["loss"],
+                "final_entropy_nats": history[-1]["entropy"],
+                "data": str(data),
+                "settings": asdict(settings),
+                "processes": accelerator.num_processes if accelerator else 1,
+                "bfloat16": model.bfloat16,
+            } | provenance()
+            # Weights, result, and only then no checkpoint: stopped in between, the run measures again.
+            save_weights(path, model)
+            store(entry, out / name / f"{'custom' if changes else profile}.json", list(experiment.guides))
+            checkpoint.unlink(missing_ok=True)
+    if accelerator:
+        accelerator.wait_for_everyone()
+    return entry
+
+
+def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) -> dict:
+    """The experiment's metrics, the same numbers whatever was drawn before."""
+    torch.manual_seed(0)
+    return experiment.measure(model.eval(), data)
+
+
+def evaluate(name: str, profile: str, row: str, seed: int, runs: Path) -> dict:
+    """The metrics of a run's stored weights, measured again."""
+    experiment = EXPERIMENTS[name]
+    path = weights_file(runs, name, profile, row, experiment.settings(profile, row, seed))
+    if not path.exists():
+        raise RunError(
+            f"{path} is not there: train it with python -m flowinv train {name} --profile {profile} --guide {row!r} --seed {seed}"
+        )
+    data = experiment.data(profile)
+    model = experiment.build(row, profile, data, seed).to(pick_device())
+    load_weights(path, model)
+    return measured(experiment, model, data)
+
+
+def weights_file(runs: Path, name: str, profile: str, row: str, settings: Settings) -> Path:
+    """Where a run's weights lie; settings other than the profile's have a place of their own."""
+    own = settings != EXPERIMENTS[name].settings(profile, row, settings.seed)
+    mark = "-" + hashlib.sha256(json.dumps(asdict(settings)).encode()).hexdigest()[:8] if own else ""
+    return runs / name / profile / f"{re.sub(r'[^a-z0-9_]+', '-', row)}-{settings.seed}{mark}.safetensors"
+
+
+def _only_one(path: Path) -> FileLock:
+    """A lock that the operating system frees when its process ends, however that happens."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"another process is running {path.with_suffix('')}: wait for it, or choose another --runs folder"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path.parent} cannot be written ({error}): choose another --runs folder") from None
+    return lock
+
+
+def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Settings) -> float:
+    """The share of a training step's time that is not the classifier's own, on as many images: of a few steps each."""
+    model = deepcopy(model).train()
+    images, labels = (x[: settings.batch_size].to(model.device) for x in (data.train_images, data.train_labels))
+    copies = settings.samples + model.original
+    still = [torch.optim.SGD(model.parameters(), 0.0)]
+    alone = settings.chunk or copies * len(images)
+
+    def classify() -> None:
+        for x, y in zip(images.repeat(copies, 1, 1, 1).split(alone), labels.repeat(copies).split(alone)):
+            cross_entropy(model.classify(x), y).backward()
+
+    def seconds(call: Callable) -> float:
+        times = []
+        for _ in range(4):  # the first is to warm up
+            start = time.perf_counter()
+            call()
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])
+
+    whole = seconds(lambda: step(model, still, images, labels, settings, 0.1))
+    return round(1 - seconds(classify) / whole, 2)
+
+
+def store(entry: dict, path: Path, order: list[str]) -> None:
+    """Put an entry into a result file, in place of the one that it repeats; the file is whole at any moment."""
+    key = lambda e: (e["guide"], e["seed"]) + ((e["profile"], str(e["settings"])) if path.stem == "custom" else ())  # noqa: E731
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # so that of two processes neither loses the other's entry
+            entry = json.loads(json.dumps(entry))  # tuples become lists, as in what was read
+            entries = json.loads(path.read_text()) if path.exists() else []
+            entries = [e for e in entries if key(e) != key(entry)] + [entry]
+            entries = [e for e in entries if e["guide"] in order]  # a row that is no more goes
+            entries.sort(key=lambda e: (order.index(e["guide"]), e["seed"]))
+            part.write_text(json.dumps(entries, indent=1) + "\n")
+            os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise RunError(
+            f"{path} could not be written ({error}): free some space or choose another --out folder; then the same command goes on"
+        ) from None
+
+
+def provenance() -> dict:
+    """Device, threads, versions, git revision, command line and date."""
+    device = pick_device()
+    name = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    )
+    revision = ""
+    if shutil.which("git"):
+        git = lambda *command: subprocess.run(  # noqa: E731
+            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+        revision = git("rev-parse", "--short", "HEAD").stdout.strip()
+        if revision and git("diff", "--quiet", "HEAD", "--", ".").returncode:  # the package; results may change
+            revision += "-dirty"
+    return {
+        "device": name,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+            "flowinv": __version__,
+        },
+        "revision": revision or "unknown",
+        "command": " ".join(["python -m flowinv", *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+    }
+
+
+def results_folder() -> Path:
+    """book/results of the checkout, or the copy that an installed flowinv carries."""
+    installed = Path(__file__).parent / "results"
+    return installed if installed.exists() else Path(__file__).parents[1] / "book" / "results"
+
+
+def stored(name: str, profile: str, folder: Path | None = None) -> list[dict]:
+    """The stored entries of an experiment and profile: one a row and seed.
+
+    >>> sorted({entry["seed"] for entry in stored("mnist-selective", "quick")})
+    [0, 1, 2]
+    """
+    EXPERIMENTS[name].profiles[profile]
+    path = (folder or results_folder()) / name / f"{profile}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no stored results of {name} at profile {profile}: make them with python -m flowinv train {name} --profile {profile}"
+        )
+    return json.loads(path.read_text())
+
+
+def jobs(profile: str, seeds: tuple[int, ...], names: tuple[str, ...] = (), missing_in: Path | None = None) -> list:
+    """(experiment, row, seed) of all that has the profile: every experiment with one seed before any with two.
+
+    missing_in: leave out what this folder has a result of, with the settings of now.
+    """
+    done = set()
+    for name in EXPERIMENTS if missing_in else ():
+        if (missing_in / name / f"{profile}.json").exists():
+            done |= {
+                (name, e["guide"], e["seed"]) for e in stored(name, profile, missing_in) if current(name, profile, e)
+            }
+    return [
+        (name, row, seed)
+        for seed in seeds
+        for name, experiment in EXPERIMENTS.items()
+        if profile in experiment.profiles and (not names or name in names)
+        for row in experiment.guides
+        if (name, row, seed) not in done
+    ]
+
+
+def current(name: str, profile: str, entry: dict) -> bool:
+    """Whether an entry has the settings that its experiment has now; one that did not exist then had its default."""
+    experiment, row = EXPERIMENTS[name], entry["guide"]
+    if row not in experiment.guides:
+        return False
+    settings = experiment.settings(profile, row, entry["seed"])
+    now = [asdict(settings), experiment.guides[row][:2], experiment.family]
+    then = [asdict(Settings()) | entry["settings"], entry["options"], entry["family"]]
+    return json.dumps(then) == json.dumps(now)
+
+
+def scoreboard(folder: Path) -> str:
+    """The table of paper against project, in Markdown: mean ± standard deviation over seeds, with provenance."""
+    lines = []
+    for name, experiment in EXPERIMENTS.items():
+        found = {p: stored(name, p, folder) for p in experiment.profiles if (folder / name / f"{p}.json").exists()}
+        lines += [
+            "", f"## {name}", "", f"{experiment.about}. Shown: {experiment.unit}.", "",
+            "| q(T given I) | paper | here, full | here, smaller |", "| --- | --- | --- | --- |",
+        ]  # fmt: skip
+        for row in [*experiment.guides, *(experiment.published.keys() - experiment.guides.keys())]:
+            cells = {p: [e for e in entries if e["guide"] == row] for p, entries in found.items()}
+            full = _cell(experiment, cells.pop("full", []))
+            small = [f"{_cell(experiment, entries)} ({p})" for p, entries in cells.items() if entries and p != "ci"]
+            if row not in experiment.guides:
+                full, small = "not run here", []
+            lines.append(
+                f"| {row} | {experiment.published.get(row, '')} | {full or 'not yet run at full scale'} | {'<br>'.join(small)} |"
+            )
+        for profile, entries in found.items():
+            if profile != "ci":
+                lines += ["", f"`{profile}`: {_provenance_line(entries)}"]
+    return "\n".join(lines).strip() + "\n"
+
+
+def page(folder: Path) -> str:
+    """The book's page of results: `scoreboard` with a word on how to read it."""
+    return f"""# Results
+
+The paper's figures (Singhal et al. 2023) beside this project's, made by `python -m flowinv report` from `book/results/`. Means ±
+standard deviations over n seeds; accuracies are averaged over 20 samples of q(T given I). *full* is the scale of the paper, on a GPU;
+*quick* is what two CPU cores do in minutes, with less data and where needed smaller networks, and *reduced* lies between: neither can be
+held against the paper. The settings of each run are in its result file, and in `flowinv/experiments.py`.
+
+{scoreboard(folder)}"""
+
+
+def _cell(experiment: Experiment, entries: list[dict]) -> str:
+    if not entries:
+        return ""
+    values = [e["metrics"][experiment.score] for e in entries]
+    digits = 1 if max(map(abs, values)) > 2 else 3
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}, n = {len(values)}"
+
+
+def _provenance_line(entries: list[dict]) -> str:
+    some = lambda key: ", ".join(sorted({str(e[key]) for e in entries}))  # noqa: E731
+    seconds = [e["wall_seconds"] for e in entries]
+    dates = sorted({e["date"] for e in entries})
+    return (
+        f"{some('data')}; {some('epochs')} epochs; {min(seconds):.0f} to {max(seconds):.0f} s of training a run;"
+        f" {some('device')}; seeds {some('seed')}; revision {some('revision')}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+    )
