@@ -5,10 +5,10 @@ On several GPUs or hosts the same: `accelerate launch --multi_gpu -m flowinv tra
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,7 +23,8 @@ from .training import pick_device
 Name = Annotated[Literal[tuple(EXPERIMENTS)], tyro.conf.Positional]
 Profile = Literal["ci", "quick", "reduced", "full"]
 BOOK = Path("book/results")
-EXPECTED = (results.RunError, CheckpointError, DataError, ValueError, FloatingPointError, OSError)
+EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
+EXPECTED = (*EVERYWHERE, results.RunError, CheckpointError, OSError, torch.cuda.OutOfMemoryError)
 
 
 @dataclass
@@ -53,20 +54,23 @@ class Changes:
     burn_in: int | None = None
     """Epochs of the classifier alone."""
     chunk: int | None = None
-    """Transformed images at once: less memory, the same step."""
+    """Transformed images at once: less memory."""
+
+    def made(self) -> dict:
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 Flat = tyro.conf.OmitArgPrefixes
 
 
-def list_() -> int:
+def list_(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
     """The experiments, their rows, and how many results each profile has."""
     table = Table(Column("experiment", no_wrap=True), "what", "rows", "results stored")
     for name, experiment in EXPERIMENTS.items():
         counts = []
         for profile in experiment.profiles:
-            if (results.results_folder() / name / f"{profile}.json").exists():
-                counts.append(f"{profile} {len(results.stored(name, profile))}")
+            if (folders.out / name / f"{profile}.json").exists():
+                counts.append(f"{profile} {len(results.stored(name, profile, folders.out))}")
         table.add_row(name, experiment.about, ", ".join(experiment.guides), ", ".join(counts) or "none yet")
     Console().print(table)
     return 0
@@ -77,6 +81,7 @@ def train(
     profile: Profile = "quick",
     guide: tuple[str, ...] = (),
     seed: tuple[int, ...] = results.SEEDS,
+    missing: bool = False,
     folders: Flat[Folders] = Folders(),  # noqa: B008
     changes: Flat[Changes] = Changes(),  # noqa: B008
 ) -> int:
@@ -87,13 +92,13 @@ def train(
         profile: how much of it: ci (seconds), quick (minutes on two cores), full (the paper's scale).
         guide: rows of the comparison (default: all).
         seed: one run each.
+        missing: only what has no stored result with the settings of now.
     """
     rows = EXPERIMENTS[name].guides
     for row in guide:
         if row not in rows:
             raise ValueError(f"unknown guide {row!r}: expected one of {', '.join(rows)}")
-    settings = {key: value for key, value in vars(changes).items() if value is not None}
-    return _run_all([(name, row, s) for s in seed for row in guide or rows], profile, folders, settings)
+    return _run_all([(name, row, s) for s in seed for row in guide or rows], profile, folders, changes.made(), missing)
 
 
 def reproduce(
@@ -103,7 +108,9 @@ def reproduce(
     seed: tuple[int, ...] | None = None,
     folders: Flat[Folders] = Folders(),  # noqa: B008
 ) -> int:
-    """Run every row of every experiment, shortest first, one seed of all before the next. Can be stopped and continued.
+    """Run every row of every experiment, shortest first, one seed of all before the next.
+
+    Stopped at any moment, it goes on with --missing.
 
     Args:
         names: of experiments (default: all).
@@ -111,10 +118,8 @@ def reproduce(
         missing: only what has no stored result with the settings of now.
         seed: default: 0 at ci, else 0 1 2.
     """
-    for name in names:
-        EXPERIMENTS[name]
     seeds = seed or ((0,) if profile == "ci" else results.SEEDS)
-    return _run_all(results.jobs(profile, seeds, names, folders.out if missing else None), profile, folders, {})
+    return _run_all(results.jobs(profile, seeds, names), profile, folders, {}, missing)
 
 
 def evaluate(
@@ -123,6 +128,7 @@ def evaluate(
     guide: tuple[str, ...] = (),
     seed: tuple[int, ...] = results.SEEDS,
     folders: Flat[Folders] = Folders(),  # noqa: B008
+    changes: Flat[Changes] = Changes(),  # noqa: B008
 ) -> int:
     """Measure trained runs again, from their weights; nothing is stored.
 
@@ -134,7 +140,7 @@ def evaluate(
     """
     for s in seed:
         for row in guide or EXPERIMENTS[name].guides:
-            metrics = results.evaluate(name, profile, row, s, folders.runs)
+            metrics = results.evaluate(name, profile, row, s, folders.runs, changes.made())
             print(f"{name} {row}, seed {s}: {summary(metrics)}")
     return 0
 
@@ -149,10 +155,15 @@ def report(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
     return 0
 
 
-def _run_all(jobs: list, profile: str, folders: Folders, changes: dict) -> int:
+def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing: bool) -> int:
     """One run after the other; those that cannot be run are named at the end, and the exit code is then 1."""
     from accelerate import Accelerator  # two seconds, so only where something is trained
 
+    if missing:
+        jobs = results.missing(jobs, profile, folders.out, changes)
+    if not jobs:
+        print("nothing to run: every result is stored")
+        return 0
     accelerator = Accelerator(cpu=pick_device().type == "cpu")
     failed = []
     bars = Progress(
@@ -163,28 +174,22 @@ def _run_all(jobs: list, profile: str, folders: Folders, changes: dict) -> int:
         overall = bars.add_task("runs", total=len(jobs))
         for name, row, seed in jobs:
             label = f"{name} {row}, seed {seed}"
-            epochs = changes.get("epochs") or EXPERIMENTS[name].settings(profile, row, seed).epochs
-            task = bars.add_task(label, total=epochs)
-            advance = partial(_advance, bars, task)
+            task = bars.add_task(label)
+            show = lambda done, epochs, task=task: bars.update(task, completed=done, total=epochs)  # noqa: E731
             try:
-                entry = results.run(name, profile, row, seed, folders.out, folders.runs, changes, accelerator, advance)
+                entry = results.run(name, profile, row, seed, folders.out, folders.runs, changes, accelerator, show)
                 if entry:
                     print(f"{label}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}", flush=True)
             except EXPECTED as error:
                 failed.append(label)
-                print(f"{label}: error: {error}", file=sys.stderr, flush=True)
-                if accelerator.num_processes > 1:  # the others would wait for this one
-                    return 1
+                print(f"{label}: error: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+                if accelerator.num_processes > 1 and not isinstance(error, EVERYWHERE):
+                    break  # the other processes would wait for this one
             bars.remove_task(task)
             bars.advance(overall)
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _advance(bars: Progress, task, model) -> dict:
-    bars.advance(task)
-    return {}
 
 
 def summary(metrics: dict) -> str:
@@ -209,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last epoch", file=sys.stderr)
+        print("stopped; the same command with --missing goes on from the last epoch", file=sys.stderr)
         return 130
 
 

@@ -70,20 +70,34 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | No
         ) from None
 
 
-def save_weights(path: str | Path, model: InvariantClassifier) -> None:
-    """A trained model's weights alone, written whole or not at all."""
-    _write(Path(path), model.state_dict())
+def save_weights(path: str | Path, model: InvariantClassifier, about: dict) -> None:
+    """A trained model's weights alone, with a word about them, written whole or not at all."""
+    _write(Path(path), model.state_dict(), {"flowinv": json.dumps(about)})
 
 
-def load_weights(path: str | Path, model: InvariantClassifier) -> None:
-    """Put them into a model built in the same way. Raises CheckpointError if the file or the model is another."""
+def load_weights(path: str | Path, model: InvariantClassifier) -> dict:
+    """Put them into a model built in the same way, and return the word about them.
+
+    Raises CheckpointError if the file or the model is another.
+    """
     try:
         with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["flowinv"])
             weights = {key: file.get_tensor(key) for key in file.keys()}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} has no readable weights ({error}): train again") from None
     _check_weights(path, model, weights)
     model.load_state_dict(weights)
+    return about
+
+
+def finished_epochs(path: str | Path) -> int:
+    """How far a checkpoint's run has come; 0 without one, or with one that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return len(json.loads(file.metadata()["flowinv"])["history"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return 0
 
 
 def _check_weights(path: str | Path, model: InvariantClassifier, weights: dict[str, Tensor]) -> None:

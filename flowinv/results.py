@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -20,6 +21,8 @@ from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict, replace
 from datetime import date
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 import pyro
@@ -28,7 +31,8 @@ from filelock import FileLock, Timeout
 from torch.nn.functional import cross_entropy
 
 from . import __version__
-from .checkpoints import load_weights, save_weights
+from .checkpoints import finished_epochs, load_weights, save_weights
+from .checks import Registry
 from .data import Dataset
 from .experiments import EXPERIMENTS, Experiment
 from .model import InvariantClassifier
@@ -51,25 +55,29 @@ def run(
     runs: Path,
     changes: dict | None = None,
     accelerator=None,
-    each_epoch: Callable | None = None,
+    progress: Callable[[int, int], None] = lambda done, epochs: None,
 ) -> dict | None:
     """Train and measure one row with one seed, store the entry under `out`, and return it.
 
     A run that was stopped goes on from its last epoch. One that ended starts anew and replaces its own entry.
     changes: settings other than the profile's. Such an entry goes to custom.json, beside those of other changes.
     accelerator: as `fit` has it; all but the first of its processes return None.
+    progress: called with the epochs done and those in all.
     Raises RunError if another process runs the same, or if something cannot be written.
     """
     experiment, first = EXPERIMENTS[name], accelerator is None or accelerator.is_main_process
-    settings = replace(experiment.settings(profile, row, seed), **(changes or {}))
-    path = weights_file(runs, name, profile, row, settings)
+    settings = changed(name, profile, row, seed, changes)
+    path, made_by = weights_file(runs, name, profile, row, settings), provenance()
     checkpoint = path.with_suffix(".checkpoint")
     with _only_one(path.with_suffix(".lock")) if first else nullcontext():
         data = experiment.data(profile)
         model = experiment.build(row, profile, data, seed)
+        epochs = count(finished_epochs(checkpoint))
+        report = lambda model: progress(next(epochs), settings.epochs) or {}  # noqa: E731
+        report(model)
         history = fit(
             model, data.train_images, data.train_labels, settings,
-            checkpoint=checkpoint, accelerator=accelerator, each_epoch=each_epoch, progress=False,
+            checkpoint=checkpoint, accelerator=accelerator, each_epoch=report, progress=False,
         )  # fmt: skip
         entry = None
         if first:
@@ -91,14 +99,19 @@ def run(
                 "settings": asdict(settings),
                 "processes": accelerator.num_processes if accelerator else 1,
                 "bfloat16": model.bfloat16,
-            } | provenance()
+            } | made_by
             # Weights, result, and only then no checkpoint: stopped in between, the run measures again.
-            save_weights(path, model)
-            store(entry, out / name / f"{'custom' if changes else profile}.json", list(experiment.guides))
+            save_weights(path, model, {"settings": asdict(settings), "bfloat16": model.bfloat16})
+            store(entry, result_file(out, name, profile, settings, row), list(experiment.guides))
             checkpoint.unlink(missing_ok=True)
     if accelerator:
         accelerator.wait_for_everyone()
     return entry
+
+
+def changed(name: str, profile: str, row: str, seed: int, changes: dict | None) -> Settings:
+    """The profile's settings, with the changes."""
+    return replace(EXPERIMENTS[name].settings(profile, row, seed), **(changes or {}))
 
 
 def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) -> dict:
@@ -107,53 +120,69 @@ def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) 
     return experiment.measure(model.eval(), data)
 
 
-def evaluate(name: str, profile: str, row: str, seed: int, runs: Path) -> dict:
+def evaluate(name: str, profile: str, row: str, seed: int, runs: Path, changes: dict | None = None) -> dict:
     """The metrics of a run's stored weights, measured again."""
-    experiment = EXPERIMENTS[name]
-    path = weights_file(runs, name, profile, row, experiment.settings(profile, row, seed))
+    experiment, settings = EXPERIMENTS[name], changed(name, profile, row, seed, changes)
+    path = weights_file(runs, name, profile, row, settings)
     if not path.exists():
         raise RunError(
             f"{path} is not there: train it with python -m flowinv train {name} --profile {profile} --guide {row!r} --seed {seed}"
         )
     data = experiment.data(profile)
     model = experiment.build(row, profile, data, seed).to(pick_device())
-    load_weights(path, model)
+    about = load_weights(path, model)
+    if about["settings"] != json.loads(json.dumps(asdict(settings))):
+        raise RunError(f"{path} was trained with settings that the profile no longer has: train it again")
+    model.bfloat16 = about["bfloat16"]
     return measured(experiment, model, data)
+
+
+def _is_profiles(name: str, profile: str, row: str, settings: Settings) -> bool:
+    return settings == EXPERIMENTS[name].settings(profile, row, settings.seed)
 
 
 def weights_file(runs: Path, name: str, profile: str, row: str, settings: Settings) -> Path:
     """Where a run's weights lie; settings other than the profile's have a place of their own."""
-    own = settings != EXPERIMENTS[name].settings(profile, row, settings.seed)
-    mark = "-" + hashlib.sha256(json.dumps(asdict(settings)).encode()).hexdigest()[:8] if own else ""
+    mark = ""
+    if not _is_profiles(name, profile, row, settings):
+        mark = "-" + hashlib.sha256(json.dumps(asdict(settings)).encode()).hexdigest()[:8]
     return runs / name / profile / f"{re.sub(r'[^a-z0-9_]+', '-', row)}-{settings.seed}{mark}.safetensors"
 
 
-def _only_one(path: Path) -> FileLock:
+def result_file(out: Path, name: str, profile: str, settings: Settings, row: str) -> Path:
+    """Where its entry is stored."""
+    return out / name / f"{profile if _is_profiles(name, profile, row, settings) else 'custom'}.json"
+
+
+def _only_one(path: Path):
     """A lock that the operating system frees when its process ends, however that happens."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire(timeout=0)
+        return FileLock(path).acquire(timeout=0)
     except Timeout:
         raise RunError(
             f"another process is running {path.with_suffix('')}: wait for it, or choose another --runs folder"
         ) from None
     except OSError as error:
         raise RunError(f"{path.parent} cannot be written ({error}): choose another --runs folder") from None
-    return lock
 
 
 def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Settings) -> float:
     """The share of a training step's time that is not the classifier's own, on as many images: of a few steps each."""
-    model = deepcopy(model).train()
+    model = deepcopy(model).to(memory_format=torch.channels_last).train()  # laid out as in training
+    model.classifier.requires_grad_(not settings.freeze)
     images, labels = (x[: settings.batch_size].to(model.device) for x in (data.train_images, data.train_labels))
-    copies = settings.samples + model.original
+    samples = len(model.draw(model.q(images[:1]), settings.samples)[0])  # a point mass gives one, whatever is asked for
+    copies = samples + model.original
     still = [torch.optim.SGD(model.parameters(), 0.0)]
     alone = settings.chunk or copies * len(images)
+    shown = images.repeat(copies, 1, 1, 1).requires_grad_(any(p.requires_grad for p in model.q.parameters()))
 
     def classify() -> None:
-        for x, y in zip(images.repeat(copies, 1, 1, 1).split(alone), labels.repeat(copies).split(alone)):
-            cross_entropy(model.classify(x), y).backward()
+        for x, y in zip(shown.split(alone), labels.repeat(copies).split(alone)):
+            loss = cross_entropy(model.classify(x), y)
+            if loss.requires_grad:
+                loss.backward()
 
     def seconds(call: Callable) -> float:
         times = []
@@ -172,15 +201,15 @@ def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Sett
 def store(entry: dict, path: Path, order: list[str]) -> None:
     """Put an entry into a result file, in place of the one that it repeats; the file is whole at any moment."""
     key = lambda e: (e["guide"], e["seed"]) + ((e["profile"], str(e["settings"])) if path.stem == "custom" else ())  # noqa: E731
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # so that of two processes neither loses the other's entry
             entry = json.loads(json.dumps(entry))  # tuples become lists, as in what was read
             entries = json.loads(path.read_text()) if path.exists() else []
             entries = [e for e in entries if key(e) != key(entry)] + [entry]
-            entries = [e for e in entries if e["guide"] in order]  # a row that is no more goes
-            entries.sort(key=lambda e: (order.index(e["guide"]), e["seed"]))
+            # A row that this code does not know, of another branch maybe, stays, at the end.
+            entries.sort(key=lambda e: ([*order, e["guide"]].index(e["guide"]), e["guide"], e["seed"]))
             part.write_text(json.dumps(entries, indent=1) + "\n")
             os.replace(part, path)
     except OSError as error:
@@ -199,14 +228,7 @@ def provenance() -> dict:
         if device.type == "cuda"
         else f"{device.type.upper()}, {torch.get_num_threads()} threads"
     )
-    revision = ""
-    if shutil.which("git"):
-        git = lambda *command: subprocess.run(  # noqa: E731
-            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
-        revision = git("rev-parse", "--short", "HEAD").stdout.strip()
-        if revision and git("diff", "--quiet", "HEAD", "--", ".").returncode:  # the package; results may change
-            revision += "-dirty"
+    called = Path(sys.argv[0]).name in ("__main__.py", "flowinv")
     return {
         "device": name,
         "versions": {
@@ -215,10 +237,23 @@ def provenance() -> dict:
             "pyro": pyro.__version__,
             "flowinv": __version__,
         },
-        "revision": revision or "unknown",
-        "command": " ".join(["python -m flowinv", *sys.argv[1:]]),
+        "revision": _revision(),
+        "command": shlex.join(["python", "-m", "flowinv", *sys.argv[1:]]) if called else "from Python",
         "date": date.today().isoformat(),
     }
+
+
+@lru_cache  # that of the code when this process began to use it
+def _revision() -> str:
+    revision = ""
+    if shutil.which("git"):
+        git = lambda *command: subprocess.run(  # noqa: E731
+            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+        revision = git("rev-parse", "--short", "HEAD").stdout.strip()
+        if revision and git("diff", "--quiet", "HEAD", "--", ".").returncode:  # the package; results may change
+            revision += "-dirty"
+    return revision or "unknown"
 
 
 def results_folder() -> Path:
@@ -233,7 +268,7 @@ def stored(name: str, profile: str, folder: Path | None = None) -> list[dict]:
     >>> sorted({entry["seed"] for entry in stored("mnist-selective", "quick")})
     [0, 1, 2]
     """
-    EXPERIMENTS[name].profiles[profile]
+    Registry("profile", **EXPERIMENTS[name].profiles)[profile]
     path = (folder or results_folder()) / name / f"{profile}.json"
     if not path.exists():
         raise FileNotFoundError(
@@ -242,33 +277,36 @@ def stored(name: str, profile: str, folder: Path | None = None) -> list[dict]:
     return json.loads(path.read_text())
 
 
-def jobs(profile: str, seeds: tuple[int, ...], names: tuple[str, ...] = (), missing_in: Path | None = None) -> list:
-    """(experiment, row, seed) of all that has the profile: every experiment with one seed before any with two.
-
-    missing_in: leave out what this folder has a result of, with the settings of now.
-    """
-    done = set()
-    for name in EXPERIMENTS if missing_in else ():
-        if (missing_in / name / f"{profile}.json").exists():
-            done |= {
-                (name, e["guide"], e["seed"]) for e in stored(name, profile, missing_in) if current(name, profile, e)
-            }
+def jobs(profile: str, seeds: tuple[int, ...], names: tuple[str, ...] = ()) -> list[tuple[str, str, int]]:
+    """(experiment, row, seed) of all that has the profile: every experiment with one seed before any with two."""
+    for name in names:
+        Registry("profile", **EXPERIMENTS[name].profiles)[profile]
     return [
         (name, row, seed)
         for seed in seeds
         for name, experiment in EXPERIMENTS.items()
         if profile in experiment.profiles and (not names or name in names)
         for row in experiment.guides
-        if (name, row, seed) not in done
     ]
 
 
-def current(name: str, profile: str, entry: dict) -> bool:
-    """Whether an entry has the settings that its experiment has now; one that did not exist then had its default."""
+def missing(some: list[tuple[str, str, int]], profile: str, out: Path, changes: dict | None = None) -> list:
+    """Those jobs that have no result with the settings of now."""
+    left = []
+    for name, row, seed in some:
+        settings = changed(name, profile, row, seed, changes)
+        path = result_file(out, name, profile, settings, row)
+        entries = json.loads(path.read_text()) if path.exists() else []
+        if not any(e["guide"] == row and e["seed"] == seed and current(name, settings, e) for e in entries):
+            left.append((name, row, seed))
+    return left
+
+
+def current(name: str, settings: Settings, entry: dict) -> bool:
+    """Whether an entry has these settings, and its row's options; a setting that did not exist then had its default."""
     experiment, row = EXPERIMENTS[name], entry["guide"]
     if row not in experiment.guides:
         return False
-    settings = experiment.settings(profile, row, entry["seed"])
     now = [asdict(settings), experiment.guides[row][:2], experiment.family]
     then = [asdict(Settings()) | entry["settings"], entry["options"], entry["family"]]
     return json.dumps(then) == json.dumps(now)
@@ -283,7 +321,7 @@ def scoreboard(folder: Path) -> str:
             "", f"## {name}", "", f"{experiment.about}. Shown: {experiment.unit}.", "",
             "| q(T given I) | paper | here, full | here, smaller |", "| --- | --- | --- | --- |",
         ]  # fmt: skip
-        for row in [*experiment.guides, *(experiment.published.keys() - experiment.guides.keys())]:
+        for row in dict.fromkeys([*experiment.guides, *experiment.published]):
             cells = {p: [e for e in entries if e["guide"] == row] for p, entries in found.items()}
             full = _cell(experiment, cells.pop("full", []))
             small = [f"{_cell(experiment, entries)} ({p})" for p, entries in cells.items() if entries and p != "ci"]
@@ -303,9 +341,14 @@ def page(folder: Path) -> str:
     return f"""# Results
 
 The paper's figures (Singhal et al. 2023) beside this project's, made by `python -m flowinv report` from `book/results/`. Means ±
-standard deviations over n seeds; accuracies are averaged over 20 samples of q(T given I). *full* is the scale of the paper, on a GPU;
-*quick* is what two CPU cores do in minutes, with less data and where needed smaller networks, and *reduced* lies between: neither can be
-held against the paper. The settings of each run are in its result file, and in `flowinv/experiments.py`.
+standard deviations over n seeds; accuracies are averaged over 20 samples of q(T given I). *full* is all the data, and the paper's networks and settings where they are known; *quick* is what two CPU
+cores do in minutes, with less data and where needed smaller networks, and *reduced* lies between: neither can be held against the paper.
+
+Where `full` is not the paper's: `mnist-selective` trains 12 epochs with batches of 64 (40 and 512), so that a CPU can do it; q's base is one
+Gaussian (a mixture, or uniform) and on Mario-Iggy its layers are one spline (four couplings); α is a number on Mario-Iggy (steered to hold the
+entropy). Not known, and ours: momentum and weight decay of SGD, clipping of gradients, that q's rate takes the same steps, and the training of
+`rotmnist-lt` and `tinyimagenet-crop`. The settings of each run are in its result file, and in `flowinv/experiments.py`. What is measured on
+Mario-Iggy is measured on the first 1,000 test images.
 
 {scoreboard(folder)}"""
 
@@ -322,8 +365,12 @@ def _cell(experiment: Experiment, entries: list[dict]) -> str:
 def _provenance_line(entries: list[dict]) -> str:
     some = lambda key: ", ".join(sorted({str(e[key]) for e in entries}))  # noqa: E731
     seconds = [e["wall_seconds"] for e in entries]
+    speeds = [e["images_per_second"] for e in entries]
+    shares = [e["share_outside_classifier"] for e in entries if "share_outside_classifier" in e]
+    outside = f", {min(shares):.0%} to {max(shares):.0%} of a step outside the classifier" if shares else ""
     dates = sorted({e["date"] for e in entries})
     return (
-        f"{some('data')}; {some('epochs')} epochs; {min(seconds):.0f} to {max(seconds):.0f} s of training a run;"
+        f"{some('data')}; {some('epochs')} epochs; {min(seconds):.0f} to {max(seconds):.0f} s of training a run"
+        f" ({min(speeds):,} to {max(speeds):,} images/s{outside});"
         f" {some('device')}; seeds {some('seed')}; revision {some('revision')}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
     )

@@ -66,7 +66,7 @@ def fit(
     progress: a bar with the loss, the entropy and images per second.
     accelerator: an accelerate.Accelerator, which then says the device. Under `accelerate launch` with several processes
         each takes its part of every batch, and the gradients add up to the whole one's: the step is the one that a
-        single process would make with `chunk` of that size. (Batch normalisation sees the parts.) The first
+        single process would make of the same parts. (Batch normalisation sees the parts.) The first
         process writes the checkpoint, and all read it.
 
     Raises ValueError for images, labels or settings that do not fit, CheckpointError for a
@@ -112,7 +112,7 @@ def fit(
     try:
         for network in own:  # a network of the reader's may rely on the usual layout
             network.to(memory_format=torch.channels_last)
-        optimizers = _optimizers(model, settings, known)
+        optimizers = make_optimizers(model, settings, known)
         if checkpoint and Path(checkpoint).exists():
             history = load_checkpoint(checkpoint, model, optimizers, control, settings, about)
         if together:
@@ -146,7 +146,7 @@ def fit(
     return history
 
 
-def _optimizers(model: InvariantClassifier, settings: Settings, fused: bool) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: InvariantClassifier, settings: Settings, fused: bool) -> list[torch.optim.Optimizer]:
     """The classifier's and, if it has anything to learn, that of q(T | I)."""
     weights, guide = list(model.classifier.parameters()), list(model.q.parameters())
     decay = {"weight_decay": settings.weight_decay, "fused": fused}

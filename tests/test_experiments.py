@@ -14,6 +14,7 @@ from flowinv.mario_iggy import mario_poses
 from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
 from flowinv.results import run
 from flowinv.settings import Settings, Steps
+from flowinv.training import make_optimizers, step
 
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, e in EXPERIMENTS.items() for row in e.guides])
@@ -104,9 +105,24 @@ def test_full_is_as_published(name):
         samples,
         batch,
     )
-    assert name == "mnist" or (settings.optimizer, settings.lr) == ("sgd", 0.1) and isinstance(settings.decay, Steps)
+    assert (settings.optimizer, settings.lr) == (("adam", 1e-3) if name == "mnist" else ("sgd", 0.1))
+    epochs, factor, burn_in = (100, 0.05, 10) if name == "cifar10-lt" else (200, 0.1, 10)
+    epochs, burn_in = (100, 1) if name == "mnist" else (epochs, burn_in)
+    assert (settings.epochs, settings.decay, settings.burn_in) == (epochs, Steps(80, factor), burn_in)
+    assert settings.guide_lr == (1e-3 if name == "fmnist" else 1e-4)
     assert 0.9 < weights / {FixupResNet: 77e3, ConvNet13: 3.12e6, LeNet: 61.7e3, PreActResNet18: 11.2e6}[kind] < 1.1
     assert experiment.settings("full", "none").samples == 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_step_at_full_scale_runs(name):
+    """The networks, flow and optimisers of `full`, on four images: the queue for a GPU needs no edits."""
+    experiment = EXPERIMENTS[name]
+    data = experiment.data("ci")
+    model, settings = experiment.build("flow", "full", data), experiment.settings("full", "flow")
+    optimizers = make_optimizers(model.train(), settings, fused=True)
+    loss, entropy, norm = step(model, optimizers, data.train_images[:4], data.train_labels[:4], settings, 0.1)
+    assert loss.isfinite() and norm.isfinite() and norm > 0
 
 
 def test_a_long_tail_is_measured_by_class():

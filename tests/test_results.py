@@ -19,7 +19,7 @@ from flowinv import results
 from flowinv.__main__ import main
 from flowinv.checkpoints import CheckpointError
 from flowinv.experiments import EXPERIMENTS
-from flowinv.results import RunError, jobs, page, results_folder, run, store, stored
+from flowinv.results import RunError, jobs, missing, page, results_folder, run, store, stored
 
 ROOT = Path(__file__).parents[1]
 NAME = "mario-45"  # two epochs of 200 images at ci
@@ -100,13 +100,14 @@ def test_processes_that_store_at_once_lose_nothing(tmp_path):
 
 def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path, folders, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
+    trained = []
+    monkeypatch.setattr(results, "fit", lambda *a, fit=results.fit, **k: trained.append(fit(*a, **k)) or trained[-1])
     command = ["train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0]
     assert call(monkeypatch, *command, "--out", tmp_path / "file" / "out", *folders[2:]) == 1
     assert "choose another --out folder" in capsys.readouterr().err
     assert list((tmp_path / "runs").rglob("*.checkpoint"))
-    trained = []
-    monkeypatch.setattr(results, "fit", lambda *a, fit=results.fit, **k: trained.append(fit(*a, **k)) or trained[-1])
-    assert call(monkeypatch, *command, *folders) == 0  # nothing is trained again, only measured and stored
+    assert call(monkeypatch, *command, *folders) == 0
+    assert trained[0] == trained[1], "it was trained again: its seconds differ"
     assert len(entries(tmp_path)) == 1 and not list((tmp_path / "runs").rglob("*.checkpoint"))
     assert entries(tmp_path)[0]["wall_seconds"] == round(sum(row["seconds"] for row in trained[0]), 1)
     assert call(monkeypatch, *command, *folders[:2], "--runs", tmp_path / "file" / "runs") == 1
@@ -158,12 +159,14 @@ def test_stopping_has_its_own_exit_code_and_the_same_command_goes_on(tmp_path, f
     command = ["train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, *folders]
     monkeypatch.setattr(results, "save_weights", stop)
     assert call(monkeypatch, *command) == 130
-    assert "goes on from the last epoch" in capsys.readouterr().err
+    assert "the same command with --missing goes on" in capsys.readouterr().err
     monkeypatch.undo()
-    assert call(monkeypatch, *command) == 0
+    (tmp_path / "out").mkdir()
+    assert call(monkeypatch, *command, "--missing") == 0
+    assert call(monkeypatch, *command, "--missing") == 0 and "nothing to run" in capsys.readouterr().out
 
 
-def test_unknown_names_are_errors_that_list_the_known(monkeypatch, capsys):
+def test_unknown_names_are_errors_that_list_the_known(tmp_path, monkeypatch, capsys):
     for arguments in (
         ["train", "mnst"],
         ["train", NAME, "--profile", "huge"],
@@ -181,8 +184,10 @@ def test_unknown_names_are_errors_that_list_the_known(monkeypatch, capsys):
     assert "unknown profile 'reduced': expected one of ci, quick, full" in capsys.readouterr().err
     with pytest.raises(ValueError, match="unknown experiment 'mnst': expected one of"):
         stored("mnst", "quick")
+    assert call(monkeypatch, "reproduce", "mnist", "--profile", "reduced") == 1
+    assert "unknown profile 'reduced'" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="make them with python -m flowinv train"):
-        stored(NAME, "ci")
+        stored(NAME, "ci", tmp_path)
 
 
 def test_evaluate_measures_the_same_again_from_the_weights(tmp_path, folders, monkeypatch, capsys):
@@ -196,6 +201,13 @@ def test_evaluate_measures_the_same_again_from_the_weights(tmp_path, folders, mo
     assert call(monkeypatch, "evaluate", *command, *folders) == 0
     assert capsys.readouterr().out.split("seed 0: ", 1)[1] == trained
     (weights,) = (tmp_path / "runs" / NAME / "ci").glob("*.safetensors")
+    changed = replace(EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], alpha=0.1)})
+    with monkeypatch.context() as patch:
+        patch.setitem(EXPERIMENTS, NAME, changed)
+        assert call(patch, "evaluate", *command, *folders) == 1
+        assert "settings that the profile no longer has" in capsys.readouterr().err
+        assert call(patch, "evaluate", *command, "--alpha", 0.3, *folders) == 1  # now a change, with a file of its own
+        assert "is not there" in capsys.readouterr().err
     weights.write_bytes(weights.read_bytes()[:100])
     assert call(monkeypatch, "evaluate", *command, *folders) == 1 and "no readable weights" in capsys.readouterr().err
 
@@ -204,22 +216,42 @@ def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, folder
     call(monkeypatch, "train", NAME, "--profile", "ci", "--seed", 0, *folders)
     call(monkeypatch, "train", "mario-90", "--profile", "ci", "--guide", "flow", "--seed", 0, *folders)
     names, out = (NAME, "mario-90"), tmp_path / "out"
-    assert jobs("ci", (0, 1), names, out) == [
+    assert missing(jobs("ci", (0, 1), names), "ci", out) == [
         ("mario-90", "augerino", 0), ("mario-90", "instaaug", 0),
         *[(name, row, 1) for name in names for row in ("augerino", "instaaug", "flow")],
     ]  # fmt: skip
-    changed = replace(EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], alpha=0.1)})
+    other = ["--guide", "augerino", "--seed", 0, "--profile", "ci", "--alpha", 0.1, *folders]
+    call(monkeypatch, "train", NAME, *other)
+    one = [(NAME, "augerino", 0)]
+    assert missing(one, "ci", out, {"alpha": 0.1}) == [] and missing(one, "ci", out, {"alpha": 0.2}) == one
+    changed = replace(EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], samples=3)})
     monkeypatch.setitem(EXPERIMENTS, NAME, changed)
-    assert len(jobs("ci", (0,), names, out)) == 5
+    assert len(missing(jobs("ci", (0,), names), "ci", out)) == 5
     assert len(jobs("ci", (0,))) == sum(len(e.guides) for e in EXPERIMENTS.values())
     assert call(monkeypatch, "reproduce", "mario-90", "--profile", "ci", "--missing", *folders) == 0
-    assert [name for name, *_ in jobs("ci", (0,), names, out)] == [NAME] * 3
+    assert [name for name, *_ in missing(jobs("ci", (0,), names), "ci", out)] == [NAME] * 3
 
 
-def test_list_names_every_experiment(monkeypatch, capsys):
+def test_a_change_to_what_the_profile_has_is_no_change(tmp_path, folders, monkeypatch):
+    epochs = EXPERIMENTS[NAME].profiles["ci"].epochs
+    call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, "--epochs", epochs, *folders)
+    assert len(entries(tmp_path)) == 1 and not (tmp_path / "out" / NAME / "custom.json").exists()
+
+
+def test_a_row_of_another_branch_stays(tmp_path):
+    path = tmp_path / "ci.json"
+    for guide in ("b", "unknown", "a"):
+        store({"guide": guide, "seed": 0}, path, ["a", "b"])
+    assert [e["guide"] for e in json.loads(path.read_text())] == ["a", "b", "unknown"]
+
+
+def test_list_names_every_experiment(folders, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
-    assert call(monkeypatch, "list") == 0
-    assert all(name in capsys.readouterr().out for name in [NAME]) and len(EXPERIMENTS) == 12
+    call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, *folders)
+    capsys.readouterr()
+    assert call(monkeypatch, "list", *folders) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in EXPERIMENTS) and "ci 1" in out and out.count("none yet") == len(EXPERIMENTS) - 1
 
 
 def test_the_report_is_computed_from_the_results(tmp_path, folders, monkeypatch):
@@ -319,11 +351,13 @@ def test_a_run_killed_at_random_moments_ends_at_the_same_bits(tmp_path):
     assert len(weights) == runs + 1 and len({path.read_bytes() for path in weights}) == 1
     metrics = [json.loads(path.read_text())[0]["metrics"] for path in tmp_path.rglob("custom.json")]
     assert len(metrics) == runs + 1 and all(m == metrics[0] for m in metrics)
-    assert not list(tmp_path.rglob("*.checkpoint")) and not list(tmp_path.rglob("*.json.part"))
+    assert not list(tmp_path.rglob("*.checkpoint")) and not list(tmp_path.rglob("*.part"))
 
 
 STORED = [
-    (path.parent.name, path.stem) for path in sorted(results_folder().glob("*/*.json")) if path.parent.name != "speed"
+    (path.parent.name, path.stem)
+    for path in sorted(results_folder().glob("*/*.json"))
+    if path.parent.name != "speed" and path.stem not in ("ci", "custom")
 ]
 
 
@@ -333,7 +367,8 @@ def test_stored_results_are_complete_and_traceable(name, profile):
     found = stored(name, profile)
     assert len({(e["guide"], e["seed"]) for e in found}) == len(found)
     for entry in found:
-        assert results.current(name, profile, entry), "its settings have changed since: run it again"
+        settings = experiment.settings(profile, entry["guide"], entry["seed"])
+        assert results.current(name, settings, entry), "its settings have changed since: run it again"
         assert entry["guide"] in experiment.guides and experiment.score in entry["metrics"]
         assert entry["revision"] != "unknown" and "dirty" not in entry["revision"] and entry["device"] and entry["date"]
 

@@ -465,11 +465,6 @@ def one_step(model, data, alpha=0.3, **changes):
 def test_a_batch_in_parts_makes_the_same_step(data):
     """With samples that no random numbers decide: 48 images of 3 samples, 12, 15 or 2 transformed images at once."""
 
-    def draw_evenly(q, samples):
-        T = q.base_dist.low + (q.base_dist.high - q.base_dist.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
-        log_prob = q.log_prob(T)
-        return T, log_prob, torch.full_like(log_prob, 1 / samples)
-
     def make():
         torch.manual_seed(3)
         guide = GUIDES["instaaug"](FAMILIES["rotation"], 1)
@@ -480,6 +475,52 @@ def test_a_batch_in_parts_makes_the_same_step(data):
         for chunk in (12, 15, 2):
             parts = one_step(make(), data, alpha, samples=3, chunk=chunk)
             assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts, strict=True))
+
+
+class Together:
+    """Stands in for one of several processes: hands in its message, and gets what `answers` holds in return."""
+
+    mixed_precision, device = "no", torch.device("cpu")
+
+    def __init__(self, process_index, num_processes, answers=None):
+        self.process_index, self.num_processes, self.answers, self.messages = process_index, num_processes, answers, []
+
+    def reduce(self, message, reduction):
+        self.messages.append(message.clone())
+        return self.answers[len(self.messages) - 1] if self.answers else message
+
+
+def draw_evenly(q, samples):
+    """Samples that no random numbers decide."""
+    T = q.base_dist.low + (q.base_dist.high - q.base_dist.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
+    log_prob = q.log_prob(T)
+    return T, log_prob, torch.full_like(log_prob, 1 / samples)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.3])
+@pytest.mark.parametrize(("images", "processes"), [(48, 2), (5, 2), (7, 3), (2, 3)])
+def test_parts_of_any_size_add_up_to_the_whole_step(data, alpha, images, processes):
+    """Also where a process gets nothing of a small last batch."""
+
+    def make():
+        torch.manual_seed(3)
+        guide = GUIDES["instaaug"](FAMILIES["rotation"], 1)
+        return InvariantClassifier(FixupResNet(1, 2), guide, FAMILIES["rotation"], draw=draw_evenly).train()
+
+    def stepped(accelerator):
+        model = make()
+        terms = step(model, [torch.optim.SGD(model.parameters(), lr=0.1)], *some, SETTINGS, alpha, (0, 0), accelerator)
+        return [*terms, *(parameter.detach() for parameter in model.parameters())]
+
+    some = [tensor[:images] for tensor in data]
+    alone = [Together(index, processes) for index in range(processes)]
+    for accelerator in alone:
+        stepped(accelerator)
+    answer = [torch.stack([a.messages[0] for a in alone]).sum(0)]
+    whole = stepped(None)
+    for index in range(processes):
+        part = stepped(Together(index, processes, answer))
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, part, strict=True))
 
 
 class NeverWaits(TorchDispatchMode):
