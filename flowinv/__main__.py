@@ -18,6 +18,7 @@ from . import results
 from .checkpoints import CheckpointError
 from .data import DataError
 from .experiments import EXPERIMENTS
+from .report import page
 from .training import pick_device
 
 Name = Annotated[Literal[tuple(EXPERIMENTS)], tyro.conf.Positional]
@@ -150,7 +151,7 @@ def report(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
     path = folders.out.with_suffix(".md")
     if not folders.out.is_dir():
         raise ValueError(f"{folders.out} is no folder: expected one of results; choose it with --out")
-    path.write_text(results.page(folders.out))
+    path.write_text(page(folders.out))
     print(f"written: {path}")
     return 0
 

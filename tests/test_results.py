@@ -19,7 +19,8 @@ from flowinv import results
 from flowinv.__main__ import main
 from flowinv.checkpoints import CheckpointError
 from flowinv.experiments import EXPERIMENTS
-from flowinv.results import RunError, jobs, missing, page, results_folder, run, store, stored
+from flowinv.report import page
+from flowinv.results import RunError, jobs, missing, results_folder, run, store, stored
 
 ROOT = Path(__file__).parents[1]
 NAME = "mario-45"  # two epochs of 200 images at ci
