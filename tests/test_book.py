@@ -36,11 +36,15 @@ def elsewhere(tmp_path_factory):
 
 @pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
-    """From an empty folder, flowinv arriving only through the first cell, from the built wheel."""
+    """From an empty folder, flowinv arriving only through the first cell, from the built wheel; then the exercises' solutions."""
     python, wheel = elsewhere
     notebook = nbformat.read(chapter, as_version=4)
     where = "import flowinv; assert flowinv.__file__.startswith({!r}), flowinv.__file__"
     notebook.cells.append(nbformat.v4.new_code_cell(where.format(str(python.parents[1]))))
+    prose = "\n".join(cell["source"] for cell in notebook.cells if cell["cell_type"] == "markdown")
+    solutions = re.findall(r"<summary>Solution</summary>.*?```python\n(.*?)```", prose, re.S)
+    assert len(solutions) >= 2 or chapter.stem == "speed"
+    notebook.cells += [nbformat.v4.new_code_cell(solution) for solution in solutions]
     nbformat.write(notebook, tmp_path / "chapter.ipynb")
     environment = {
         **os.environ,
