@@ -20,7 +20,7 @@ from flowinv.__main__ import main
 from flowinv.checkpoints import CheckpointError
 from flowinv.experiments import EXPERIMENTS
 from flowinv.report import page
-from flowinv.results import RunError, jobs, missing, results_folder, run, store, stored
+from flowinv.results import SEEDS, RunError, jobs, missing, results_folder, run, store, stored
 
 ROOT = Path(__file__).parents[1]
 NAME = "mario-45"  # two epochs of 200 images at ci
@@ -360,6 +360,13 @@ STORED = [
     for path in sorted(results_folder().glob("*/*.json"))
     if path.parent.name != "speed" and path.stem not in ("ci", "custom")
 ]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_quick_results_of_every_row_and_seed_are_stored(name):
+    assert [(e["guide"], e["seed"]) for e in stored(name, "quick")] == [
+        (row, s) for row in EXPERIMENTS[name].guides for s in SEEDS
+    ]
 
 
 @pytest.mark.parametrize(("name", "profile"), STORED)
