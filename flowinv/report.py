@@ -82,7 +82,7 @@ def _provenance_line(entries: list[dict]) -> str:
     seconds = [e["wall_seconds"] for e in entries]
     speeds = [e["images_per_second"] for e in entries]
     shares = [e["share_outside_classifier"] for e in entries if "share_outside_classifier" in e]
-    outside = f", {min(shares):.0%} to {max(shares):.0%} of a step outside the classifier" if shares else ""
+    outside = f", a median of {statistics.median(shares):.0%} of a step outside the classifier" if shares else ""
     dates = sorted({e["date"] for e in entries})
     return (
         f"{some('data')}; {some('epochs')} epochs; {min(seconds):.0f} to {max(seconds):.0f} s of training a run"

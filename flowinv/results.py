@@ -175,27 +175,26 @@ def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Sett
     samples = len(model.draw(model.q(images[:1]), settings.samples)[0])  # a point mass gives one, whatever is asked for
     copies = samples + model.original
     still = [torch.optim.SGD(model.parameters(), 0.0)]
-    alone = settings.chunk or copies * len(images)
+    at_once = settings.chunk or copies * len(images)
     shown = images.repeat(copies, 1, 1, 1).requires_grad_(any(p.requires_grad for p in model.q.parameters()))
 
     def classify() -> None:
-        for x, y in zip(shown.split(alone), labels.repeat(copies).split(alone)):
+        for x, y in zip(shown.split(at_once), labels.repeat(copies).split(at_once)):
             loss = cross_entropy(model.classify(x), y)
             if loss.requires_grad:
                 loss.backward()
 
-    def seconds(call: Callable) -> float:
-        times = []
-        for _ in range(4):  # the first is to warm up
+    calls = [lambda: step(model, still, images, labels, settings, 0.1), classify]
+    times: list[list[float]] = [[], []]
+    for _ in range(6):  # in turn, so that whatever else the machine does disturbs both
+        for call, taken in zip(calls, times):
             start = time.perf_counter()
             call()
             if images.is_cuda:
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[1:])
-
-    whole = seconds(lambda: step(model, still, images, labels, settings, 0.1))
-    return round(1 - seconds(classify) / whole, 2)
+            taken.append(time.perf_counter() - start)
+    whole, alone = (statistics.median(taken[1:]) for taken in times)  # the first is to warm up
+    return round(1 - alone / whole, 2)
 
 
 def store(entry: dict, path: Path, order: list[str]) -> None:
