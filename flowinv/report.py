@@ -41,8 +41,8 @@ cores do in minutes, with less data and where needed smaller networks, and *redu
 
 Where `full` is not the paper's: `mnist-selective` trains 12 epochs with batches of 64 (40 and 512), so that a CPU can do it; q's base is one
 Gaussian (a mixture, or uniform) and on Mario-Iggy its layers are one spline (four couplings); α is a number on Mario-Iggy (steered to hold the
-entropy). Not known, and ours: momentum and weight decay of SGD, clipping of gradients, that q's rate takes the same steps, and the training of
-`rotmnist-lt` and `tinyimagenet-crop`. The settings of each run are in its result file, and in `flowinv/experiments.py`. What is measured on
+entropy). Not known, and ours: momentum and weight decay of SGD, clipping of gradients, that q's rate takes the same steps, label
+smoothing on `mario-3mode`, the flow's options, and the training of `rotation-discovery`, `rotmnist-lt` and `tinyimagenet-crop`. The settings of each run are in its result file, and in `flowinv/experiments.py`. What is measured on
 Mario-Iggy is measured on the first 1,000 test images.
 
 {_best(folder)}
