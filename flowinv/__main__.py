@@ -183,7 +183,7 @@ def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing:
                     print(f"{label}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}", flush=True)
             except EXPECTED as error:
                 failed.append(label)
-                print(f"{label}: error: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+                print(f"{label}: error: {str(error).partition(chr(10))[0]}", file=sys.stderr, flush=True)
                 if accelerator.num_processes > 1 and not isinstance(error, EVERYWHERE):
                     break  # the other processes would wait for this one
             bars.remove_task(task)

@@ -66,6 +66,7 @@ def run(
     Raises RunError if another process runs the same, or if something cannot be written.
     """
     experiment, first = EXPERIMENTS[name], accelerator is None or accelerator.is_main_process
+    processes = accelerator.num_processes if accelerator else 1
     settings = changed(name, profile, row, seed, changes)
     path, made_by = weights_file(runs, name, profile, row, settings), provenance()
     checkpoint = path.with_suffix(".checkpoint")
@@ -92,12 +93,12 @@ def run(
                 "epochs": settings.epochs,
                 "wall_seconds": round(seconds, 1),
                 "images_per_second": round(settings.epochs * len(data.train_labels) / seconds),
-                "share_outside_classifier": outside_classifier(model, data, settings),
+                "share_outside_classifier": outside_classifier(model, data, settings, processes),
                 "final_loss": history[-1]["loss"],
                 "final_entropy_nats": history[-1]["entropy"],
                 "data": str(data),
                 "settings": asdict(settings),
-                "processes": accelerator.num_processes if accelerator else 1,
+                "processes": processes,
                 "bfloat16": model.bfloat16,
             } | made_by
             # Weights, result, and only then no checkpoint: stopped in between, the run measures again.
@@ -167,11 +168,15 @@ def _only_one(path: Path):
         raise RunError(f"{path.parent} cannot be written ({error}): choose another --runs folder") from None
 
 
-def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Settings) -> float:
-    """The share of a training step's time that is not the classifier's own, on as many images: of a few steps each."""
+def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Settings, processes: int = 1) -> float:
+    """The share of a training step's time that is not the classifier's own, on as many images: of a few steps each.
+
+    processes: that share a batch; what is timed is the work of one.
+    """
     model = deepcopy(model).to(memory_format=torch.channels_last).train()  # laid out as in training
     model.classifier.requires_grad_(not settings.freeze)
-    images, labels = (x[: settings.batch_size].to(model.device) for x in (data.train_images, data.train_labels))
+    size = max(1, settings.batch_size // processes)
+    images, labels = (x[:size].to(model.device) for x in (data.train_images, data.train_labels))
     samples = len(model.draw(model.q(images[:1]), settings.samples)[0])  # a point mass gives one, whatever is asked for
     copies = samples + model.original
     still = [torch.optim.SGD(model.parameters(), 0.0)]

@@ -68,6 +68,10 @@ class Cosine:
 
     to: float = 0.0
 
+    def __post_init__(self):
+        if not 0 <= self.to <= 1:
+            raise ValueError(f"cosine: expected a share in [0, 1], got {self.to}")
+
     def at(self, epoch: float, epochs: int) -> float:
         return self.to + (1 - self.to) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
@@ -82,6 +86,10 @@ class Steps:
 
     every: int
     factor: float = 0.1
+
+    def __post_init__(self):
+        if not (self.every > 0 and 0 < self.factor <= 1):
+            raise ValueError(f"steps: expected a positive number of epochs and a factor in (0, 1], got {self}")
 
     def at(self, epoch: float, epochs: int) -> float:
         return self.factor ** (epoch // self.every)

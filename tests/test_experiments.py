@@ -13,7 +13,7 @@ from flowinv.guides import GUIDES
 from flowinv.mario_iggy import mario_poses
 from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
 from flowinv.results import run
-from flowinv.settings import Settings, Steps
+from flowinv.settings import Steps
 from flowinv.training import make_optimizers, step
 
 
@@ -130,4 +130,7 @@ def test_a_long_tail_is_measured_by_class():
     data = experiment.data("quick")
     sizes = data.train_labels.bincount()
     assert sizes[0] == 10 * sizes[-1] and (sizes.diff() <= 0).all()
-    assert isinstance(experiment.settings("quick", "flow"), Settings)
+    found = experiment.measure(experiment.build("none", "quick", data).eval(), data.first(10, 200))
+    by_class = found["ekld_nats_by_class"]
+    assert list(by_class) == list(data.classes)
+    assert found["ekld_nats"] == pytest.approx(sum(by_class.values()) / len(by_class))

@@ -301,6 +301,33 @@ def test_two_processes_make_the_steps_of_one(name, row, tmp_path):
     assert one["final_loss"] == pytest.approx(two["final_loss"], abs=1e-4)
 
 
+AGREE = """
+import torch
+from accelerate import Accelerator
+from flowinv.experiments import EXPERIMENTS
+from flowinv.training import fit
+accelerator = Accelerator(cpu=True)
+experiment = EXPERIMENTS["cifar10-13layer"]  # which has batch normalisation
+data = experiment.data("ci")
+model = experiment.build("flow", "ci", data, seed=accelerator.process_index)
+first = torch.nn.utils.parameters_to_vector(model.parameters())[None]
+assert (accelerator.gather(first)[0] != accelerator.gather(first)[1]).any()
+fit(model, data.train_images, data.train_labels, experiment.settings("ci", "flow"), accelerator=accelerator, progress=False)
+state = torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])[None]
+a, b = accelerator.gather(state)
+assert torch.equal(a, b) and a.isfinite().all(), (a - b).abs().max()
+"""
+
+
+def test_processes_end_with_the_same_model_whatever_they_began_with(tmp_path):
+    """Weights, and the running statistics of batch normalisation, which each has of its own parts."""
+    (tmp_path / "agree.py").write_text(AGREE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launch, tmp_path / "agree.py"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 KILLED = """
 import os, random, signal, sys, time
 from accelerate import Accelerator

@@ -424,6 +424,9 @@ def test_settings_that_make_no_sense_are_refused():
                 {"optimizer": "adamw"}, {"seed": -1}, {"weight_decay": -1.0}):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
             Settings(**bad)
+    for bad in (lambda: Steps(0), lambda: Steps(5, 0.0), lambda: Cosine(2.0)):
+        with pytest.raises(ValueError, match="expected a"):
+            bad()
     for bad in ((0.0, 1.0), (1.0, -1.0), (1.0, 0.1, 0.0), (1.0, 0.1, 1.5)):
         with pytest.raises(ValueError, match="schedule: expected positive alphas and a share"):
             Schedule(*bad)
