@@ -83,6 +83,7 @@ def train(
     guide: tuple[str, ...] = (),
     seed: tuple[int, ...] = results.SEEDS,
     missing: bool = False,
+    keep: bool = False,
     folders: Flat[Folders] = Folders(),  # noqa: B008
     changes: Flat[Changes] = Changes(),  # noqa: B008
 ) -> int:
@@ -94,12 +95,14 @@ def train(
         guide: rows of the comparison (default: all).
         seed: one run each.
         missing: only what has no stored result with the settings of now.
+        keep: store the weights beside the results too, as the book's chapters load them.
     """
     rows = EXPERIMENTS[name].guides
     for row in guide:
         if row not in rows:
             raise ValueError(f"unknown guide {row!r}: expected one of {', '.join(rows)}")
-    return _run_all([(name, row, s) for s in seed for row in guide or rows], profile, folders, changes.made(), missing)
+    jobs = [(name, row, s) for s in seed for row in guide or rows]
+    return _run_all(jobs, profile, folders, changes.made(), missing, keep)
 
 
 def reproduce(
@@ -156,7 +159,7 @@ def report(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
     return 0
 
 
-def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing: bool) -> int:
+def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing: bool, keep: bool = False) -> int:
     """One run after the other; those that cannot be run are named at the end, and the exit code is then 1."""
     from accelerate import Accelerator  # two seconds, so only where something is trained
 
@@ -178,7 +181,9 @@ def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing:
             task = bars.add_task(label)
             show = lambda done, epochs, task=task: bars.update(task, completed=done, total=epochs)  # noqa: E731
             try:
-                entry = results.run(name, profile, row, seed, folders.out, folders.runs, changes, accelerator, show)
+                entry = results.run(
+                    name, profile, row, seed, folders.out, folders.runs, changes, accelerator, show, keep
+                )
                 if entry:
                     print(f"{label}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}", flush=True)
             except EXPECTED as error:

@@ -24,11 +24,12 @@ from .transforms import FAMILIES
 
 
 class Row(NamedTuple):
-    """One row of a comparison: a guide by name, its options, and settings that differ from the others'."""
+    """One row of a comparison: a guide by name, its options, and settings and a family that differ from the others'."""
 
     guide: str
     options: dict = {}
     changes: dict = {}
+    family: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,14 @@ class Experiment:
     def build(self, row: str, profile: str, data: Dataset, seed: int = 0) -> InvariantClassifier:
         """An untrained model for one row of the comparison."""
         torch.manual_seed(seed)
-        guide, options, _ = Registry("row", **self.guides)[row]
-        channels, family = data.train_images.shape[1], FAMILIES[self.family]
+        guide, options, *_ = Registry("row", **self.guides)[row]
+        channels, family = data.train_images.shape[1], FAMILIES[self.family_of(row)]
         classifier = self.classifier(channels, len(data.classes), profile)
         return InvariantClassifier(classifier, GUIDES[guide](family, channels, **options), family, self.original)
+
+    def family_of(self, row: str) -> str:
+        """The family's name, the row's own or the experiment's."""
+        return self.guides[row].family or self.family
 
     def settings(self, profile: str, row: str, seed: int = 0) -> Settings:
         """The settings of a profile, with the row's own."""
@@ -84,6 +89,10 @@ def _five_digits(profile: str) -> Dataset:
     return data.first(1000, 500) if profile == "ci" else data
 
 
+def _five_network(channels: int, classes: int, profile: str) -> nn.Module:
+    return ConvNet(channels, classes, width=16)
+
+
 def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
     """Widths by class, and accuracies on the test images as they are and turned as their class allows."""
     images, labels = data.test_images, data.test_labels
@@ -97,8 +106,8 @@ def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
 
 
 def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str], Dataset]:
-    """profile → Mario-Iggy with as many training images, and half as many to test."""
-    return lambda profile: mario_iggy(degrees, modes, sizes[profile], sizes[profile] // 2, sample=profile == "ci")
+    """profile → Mario-Iggy with as many training images, and half as many to test; this project's sprites but at `full`."""
+    return lambda profile: mario_iggy(degrees, modes, sizes[profile], sizes[profile] // 2, sample=profile != "full")
 
 
 @torch.no_grad()
@@ -230,6 +239,7 @@ def _preact(channels: int, classes: int, profile: str) -> nn.Module:
 
 ONE_RANGE = {"augerino": Row("augerino"), "instaaug": Row("instaaug"), "flow": Row("flow")}
 NONE = Row("none", changes={"samples": 1})
+FIVE = {"scale": [0.2, 0.2, 0.6]}  # small shifts and wide rotations: see CONTRIBUTING.md
 COUPLINGS = {"univariate": "affine", "coupling": True, "layers": 12}  # the paper's layers, over one Gaussian
 AFFINE = {
     "none": NONE,
@@ -293,14 +303,48 @@ EXPERIMENTS = Registry(
                 "fixed ±180°": Row("fixed", {"half_width": [0.1, 0.1, 1.0]}),
                 "augerino": Row("augerino"),
                 "instaaug": Row("instaaug"),
-                "flow": Row("flow", {"scale": [0.2, 0.2, 0.6]}),
+                "flow": Row("flow", FIVE),
             },
             profiles={
                 "ci": Settings(epochs=3, burn_in=1),
                 "quick": Settings(epochs=40),
                 "full": Settings(epochs=12),
             },
-            classifier=lambda channels, classes, profile: ConvNet(channels, classes, width=16),
+            classifier=_five_network,
+            measure=_selective_invariance,
+            score="accuracy_turned_averaged",
+            unit="% accuracy on digits turned as their class allows",
+        ),
+        # The flow of mnist-selective, with one choice changed at a time.
+        "design": Experiment(
+            about="mnist-selective, one choice of the flow's design changed at a time",
+            data=_five_digits,
+            family="rotation_translation",
+            guides={
+                "flow": Row("flow", FIVE),
+                "no layers": Row("flow", FIVE | {"base": "mixture", "components": 1, "layers": 0}),
+                "3 layers": Row("flow", FIVE | {"layers": 3}),
+                "hidden 16": Row("flow", FIVE | {"hidden": 16}),
+                "hidden 256": Row("flow", FIVE | {"hidden": 256}),
+                "4 bins": Row("flow", FIVE | {"bins": 4}),
+                "12 affine couplings": Row("flow", FIVE | COUPLINGS),
+                "mixture base": Row("flow", FIVE | {"base": "mixture"}),
+                "uniform base": Row("flow", {"base": "uniform"}),
+                "narrow start": Row("flow", {"scale": 0.2}),
+                "α 0.03": Row("flow", FIVE, {"alpha": 0.03}),
+                "α 0.1": Row("flow", FIVE, {"alpha": 0.1}),
+                "α 1": Row("flow", FIVE, {"alpha": 1.0}),
+                "1 sample": Row("flow", FIVE, {"samples": 1}),
+                "8 samples": Row("flow", FIVE, {"samples": 8}),
+                "rotation, D = 1": Row("flow", {"scale": 0.6}, {}, "rotation"),
+                "similarity, D = 4": Row("flow", {"scale": [0.2, 0.2, 0.6, 0.2]}, {}, "similarity"),
+                "affine, D = 6": Row("flow", {"scale": [0.2, 0.2, 0.6, 0.2, 0.2, 0.2]}, {}, "affine"),
+            },
+            profiles={
+                "ci": Settings(epochs=3, burn_in=1),
+                "quick": Settings(epochs=40),
+            },
+            classifier=_five_network,
             measure=_selective_invariance,
             score="accuracy_turned_averaged",
             unit="% accuracy on digits turned as their class allows",

@@ -1,7 +1,7 @@
 """Runs of the named experiments, and what came out of them, with provenance.
 
 A result file, book/results/<experiment>/<profile>.json, holds one entry a row and seed; the wheel carries the same
-files, so that a chapter finds them with and without a checkout. What a run needs to go on after a stop, and the
+files, so that a chapter finds them with and without a checkout. Beside some lie the weights, which `trained` loads. What a run needs to go on after a stop, and the
 weights it ends with, lie in the folder of runs, runs/<experiment>/<profile>/.
 """
 
@@ -56,6 +56,7 @@ def run(
     changes: dict | None = None,
     accelerator=None,
     progress: Callable[[int, int], None] = lambda done, epochs: None,
+    keep: bool = False,
 ) -> dict | None:
     """Train and measure one row with one seed, store the entry under `out`, and return it.
 
@@ -63,6 +64,7 @@ def run(
     changes: settings other than the profile's. Such an entry goes to custom.json, beside those of other changes.
     accelerator: as `fit` has it; all but the first of its processes return None.
     progress: called with the epochs done and those in all.
+    keep: whether the weights are stored beside the entry too, where `trained` finds them.
     Raises RunError if another process runs the same, or if something cannot be written.
     """
     experiment, first = EXPERIMENTS[name], accelerator is None or accelerator.is_main_process
@@ -86,7 +88,7 @@ def run(
             entry = {
                 "guide": row,
                 "options": list(experiment.guides[row][:2]),
-                "family": experiment.family,
+                "family": experiment.family_of(row),
                 "profile": profile,
                 "seed": seed,
                 "metrics": measured(experiment, model, data),
@@ -102,7 +104,9 @@ def run(
                 "bfloat16": model.bfloat16,
             } | made_by
             # Weights, result, and only then no checkpoint: stopped in between, the run measures again.
-            save_weights(path, model, {"settings": asdict(settings), "bfloat16": model.bfloat16})
+            about = {"settings": asdict(settings), "bfloat16": model.bfloat16}
+            for folder in (runs, out) if keep else (runs,):
+                save_weights(weights_file(folder, name, profile, row, settings), model, about)
             store(entry, result_file(out, name, profile, settings, row), list(experiment.guides))
             checkpoint.unlink(missing_ok=True)
     if accelerator:
@@ -123,19 +127,41 @@ def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) 
 
 def evaluate(name: str, profile: str, row: str, seed: int, runs: Path, changes: dict | None = None) -> dict:
     """The metrics of a run's stored weights, measured again."""
-    experiment, settings = EXPERIMENTS[name], changed(name, profile, row, seed, changes)
-    path = weights_file(runs, name, profile, row, settings)
+    data = EXPERIMENTS[name].data(profile)
+    return measured(EXPERIMENTS[name], trained(name, profile, row, data, seed, runs, changes), data)
+
+
+def trained(
+    name: str,
+    profile: str,
+    row: str,
+    data: Dataset,
+    seed: int = 0,
+    folder: Path | None = None,
+    changes: dict | None = None,
+) -> InvariantClassifier:
+    """The model of a run that ended, on pick_device(). data: any with its channels and classes.
+
+    folder: of runs; None takes the weights that the book carries, those stored with `train --keep`.
+
+    >>> from flowinv.mario_iggy import mario_iggy
+    >>> model = trained("mario-90", "quick", "flow", mario_iggy(90, train=1, test=1, sample=True))
+    >>> model.predict(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 4])
+    """
+    settings = changed(name, profile, row, seed, changes)
+    path = weights_file(folder or results_folder(), name, profile, row, settings)
     if not path.exists():
+        keep = "" if folder else " --keep"
         raise RunError(
-            f"{path} is not there: train it with python -m flowinv train {name} --profile {profile} --guide {row!r} --seed {seed}"
+            f"{path} is not there: train it with python -m flowinv train {name} --profile {profile} --guide {row!r} --seed {seed}{keep}"
         )
-    data = experiment.data(profile)
-    model = experiment.build(row, profile, data, seed).to(pick_device())
+    model = EXPERIMENTS[name].build(row, profile, data, seed).to(pick_device())
     about = load_weights(path, model)
     if about["settings"] != json.loads(json.dumps(asdict(settings))):
         raise RunError(f"{path} was trained with settings that the profile no longer has: train it again")
     model.bfloat16 = about["bfloat16"]
-    return measured(experiment, model, data)
+    return model.eval()
 
 
 def _is_profiles(name: str, profile: str, row: str, settings: Settings) -> bool:
@@ -311,6 +337,6 @@ def current(name: str, settings: Settings, entry: dict) -> bool:
     experiment, row = EXPERIMENTS[name], entry["guide"]
     if row not in experiment.guides:
         return False
-    now = [asdict(settings), experiment.guides[row][:2], experiment.family]
+    now = [asdict(settings), experiment.guides[row][:2], experiment.family_of(row)]
     then = [asdict(Settings()) | entry["settings"], entry["options"], entry["family"]]
     return json.dumps(then) == json.dumps(now)
