@@ -1,18 +1,23 @@
 """Run chapters from top to bottom and store their outputs in place: `make execute`.
 
 A chapter is written only if every cell ran without an error or a warning, and without anything
-that belongs to the machine it ran on.
+that belongs to the machine it ran on. How long it took is stored in it, and shown on the page `status.md`.
 """
 
 import base64
 import os
+import platform
+import re
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from flowinv.results import provenance
 
 
 def execute(path: Path) -> None:
@@ -29,6 +34,9 @@ def execute(path: Path) -> None:
         client.execute()
     except CellExecutionError as error:
         sys.exit(f"{path}: a cell failed; the file is as it was\n{error}")
+    seconds = time.perf_counter() - start
+    # The frames of interactive figures, which the rendered page shows.
+    widgets = notebook.metadata.get("widgets")
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {
@@ -37,8 +45,17 @@ def execute(path: Path) -> None:
                 "name": "python3",
             },
             "language_info": {"name": "python"},
+            "run": {
+                "seconds": round(seconds),
+                "profile": os.environ.get("FLOWINV_PROFILE", "quick"),
+                "device": provenance()["device"],
+                "python": platform.python_version(),
+                "date": date.today().isoformat(),
+            },
         }
     )
+    if widgets:
+        notebook.metadata["widgets"] = widgets
     teaser = None
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
@@ -63,9 +80,36 @@ def execute(path: Path) -> None:
     os.replace(partial, path)
     if teaser:
         (path.parent / "_static" / "teaser.png").write_bytes(teaser)
-    print(f"{path}: run in {time.perf_counter() - start:.0f} s")
+    print(f"{path}: run in {seconds:.0f} s")
 
+
+def status(folder: Path) -> str:
+    """The page that says how long each chapter took to run, in the order of the table of contents."""
+    contents = (folder.parent / "_toc.yml").read_text()
+    rows = []
+    for name in re.findall(r"file: book/(\S+)", contents):
+        path = folder / f"{name}.ipynb"
+        run = path.exists() and nbformat.read(path, 4).metadata.get("run")
+        if run:
+            minutes, seconds = divmod(run["seconds"], 60)
+            rows.append(
+                f"| [](./{path.name}) | {minutes}:{seconds:02} | {run['profile']} | {run['device']} | {run['python']} | {run['date']} |"
+            )
+    return STATUS + "\n".join(rows) + "\n"
+
+
+STATUS = """# Status
+
+How long each chapter took when it was last run from top to bottom, everything included. The pages show what came out of these runs, but for
+the opening chapter, which `make book` trains anew. Made by `make execute`, which stores a chapter only if no cell failed or warned.
+
+| chapter | minutes | profile | device | Python | date |
+| --- | --- | --- | --- | --- | --- |
+"""
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         execute(Path(name))
+    book = Path(sys.argv[1]).parent
+    if (book.parent / "_toc.yml").exists():
+        (book / "status.md").write_text(status(book))

@@ -1,6 +1,8 @@
 """What must agree across the project's files."""
 
+import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import re
 import subprocess
@@ -71,14 +73,31 @@ def test_a_chapter_installs_from_the_address_and_links_to_colab(path):
 
 @every_chapter
 def test_a_chapter_is_stored_as_it_ran(path):
-    """Kernel python3, every cell executed in order, no errors, warnings or widgets."""
+    """Kernel python3, every cell executed in order, no errors, warnings or widgets but interactive figures."""
     notebook = json.loads(path.read_text())
-    assert notebook["metadata"]["kernelspec"]["name"] == "python3" and "widgets" not in notebook["metadata"]
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    source = "".join("".join(c["source"]) for c in cells(path, "code"))
+    assert ("widgets" in notebook["metadata"]) == ("\nframes(" in source)
     assert [c["execution_count"] for c in cells(path, "code")] == list(range(1, len(cells(path, "code")) + 1))
     for cell in cells(path, "code"):
         for output in cell["outputs"]:
             assert output["output_type"] != "error" and output.get("name") != "stderr"
             assert "image/s]" not in "".join(output.get("data", {}).get("text/plain", "")), "an empty progress bar"
+
+
+def test_the_page_of_status_is_that_of_the_stored_chapters_and_none_takes_long():
+    spec = importlib.util.spec_from_file_location("execute", ROOT / "book" / "execute.py")
+    execute = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
+    assert (ROOT / "book" / "status.md").read_text() == execute.status(ROOT / "book")
+    runs = {path.stem: json.loads(path.read_text())["metadata"]["run"] for path in CHAPTERS}
+    assert all(run["profile"] == "quick" and run["seconds"] <= 360 for run in runs.values()), runs
+
+
+def test_interactive_figures_are_shown_by_the_file_that_was_checked():
+    folder = ROOT / "book" / "_static" / "widgets"
+    (named,) = re.findall(r"SHA-256: (\w{64})", (folder / "README.md").read_text())
+    assert hashlib.sha256((folder / "embed.js").read_bytes()).hexdigest() == named
 
 
 @every_chapter
