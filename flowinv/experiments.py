@@ -317,7 +317,7 @@ EXPERIMENTS = Registry(
         ),
         # The flow of mnist-selective, with one choice changed at a time.
         "design": Experiment(
-            about="mnist-selective, one choice of the flow's design changed at a time",
+            about="mnist-selective in half the epochs, one choice of the flow's design changed at a time",
             data=_five_digits,
             family="rotation_translation",
             guides={
@@ -342,7 +342,7 @@ EXPERIMENTS = Registry(
             },
             profiles={
                 "ci": Settings(epochs=3, burn_in=1),
-                "quick": Settings(epochs=40),
+                "quick": Settings(epochs=20),
             },
             classifier=_five_network,
             measure=_selective_invariance,
