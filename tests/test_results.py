@@ -20,7 +20,7 @@ from flowinv.__main__ import main
 from flowinv.checkpoints import CheckpointError
 from flowinv.experiments import EXPERIMENTS
 from flowinv.report import page
-from flowinv.results import SEEDS, RunError, jobs, missing, results_folder, run, store, stored
+from flowinv.results import SEEDS, RunError, jobs, missing, results_folder, run, store, stored, trained
 
 ROOT = Path(__file__).parents[1]
 NAME = "mario-45"  # two epochs of 200 images at ci
@@ -211,6 +211,17 @@ def test_evaluate_measures_the_same_again_from_the_weights(tmp_path, folders, mo
         assert "is not there" in capsys.readouterr().err
     weights.write_bytes(weights.read_bytes()[:100])
     assert call(monkeypatch, "evaluate", *command, *folders) == 1 and "no readable weights" in capsys.readouterr().err
+
+
+def test_weights_are_kept_beside_the_result_where_the_book_finds_them(tmp_path, folders, monkeypatch, capsys):
+    assert call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 4, "--keep", *folders) == 0
+    (entry,), data = entries(tmp_path), EXPERIMENTS[NAME].data("ci")
+    with pytest.raises(RunError, match=r"is not there: train it with .* --guide 'flow' --seed 4 --keep"):
+        trained(NAME, "ci", "flow", data, seed=4)
+    monkeypatch.setattr(results, "results_folder", lambda: tmp_path / "out")
+    model = trained(NAME, "ci", "flow", data, seed=4)
+    assert not model.training and results.measured(EXPERIMENTS[NAME], model, data) == entry["metrics"]
+    assert stored(NAME, "ci", tmp_path / "out") == [entry]  # weights are no result
 
 
 def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, folders, monkeypatch):
@@ -406,6 +417,31 @@ def test_stored_results_are_complete_and_traceable(name, profile):
         assert results.current(name, settings, entry), "its settings have changed since: run it again"
         assert entry["guide"] in experiment.guides and experiment.score in entry["metrics"]
         assert entry["revision"] != "unknown" and "dirty" not in entry["revision"] and entry["device"] and entry["date"]
+
+
+WEIGHTS = sorted((ROOT / "book" / "results").glob("*/*/*.safetensors"))
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: "/".join(path.parts[-3:]))
+def test_stored_weights_are_of_a_stored_result(path):
+    """Made with the settings of now, and by the run whose result stands beside them."""
+    name, profile = path.parts[-3:-1]
+    seed = int(path.stem.rpartition("-")[2])
+    (entry,) = (
+        e
+        for e in stored(name, profile)
+        if e["seed"] == seed
+        and path.name
+        == results.weights_file(
+            ROOT, name, profile, e["guide"], EXPERIMENTS[name].settings(profile, e["guide"], seed)
+        ).name
+    )
+    data = EXPERIMENTS[name].data("ci")
+    model = trained(name, profile, entry["guide"], data, seed)
+    if name.startswith("mario-"):  # quick to measure
+        data = EXPERIMENTS[name].data(profile)
+        found = results.measured(EXPERIMENTS[name], model, data)
+        assert found == pytest.approx(entry["metrics"], rel=0.02)
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])
