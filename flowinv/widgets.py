@@ -26,7 +26,8 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
     >>> def draw(angle):
     ...     figure, ax = plt.subplots(figsize=(1, 1))
     ...     return figure
-    >>> frames(draw, angle=[0, 90, 180])  # doctest: +SKIP
+    >>> frames(draw, angle=[0, 90, 180])  # doctest: +ELLIPSIS
+    <IPython.core.display.Image object> VBox(children=(SelectionSlider(description='angle', ...
     """
     start = {name: values[0] for name, values in choices.items() if values} | (start or {})
     if start.keys() != choices.keys() or any(start[name] not in values for name, values in choices.items()):
