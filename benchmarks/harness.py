@@ -21,12 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowinv.lab import provenance
 from flowinv.training import pick_device
-
-try:
-    from flowinv.results import provenance
-except ImportError:  # an earlier revision
-    from flowinv.experiments import provenance
 
 RESULTS = Path(__file__).parent.parent / "book/results/speed"
 

@@ -12,9 +12,9 @@ import torch
 from harness import arguments, compare, store
 from torch import Tensor
 
-from flowinv import training
 from flowinv.model import InvariantClassifier
 from flowinv.training import Settings, fit
+from flowinv.training import loop as training
 
 B, S, STEPS = 64, 2, 20
 

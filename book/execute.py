@@ -17,7 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from flowinv.results import provenance
+from flowinv.lab import provenance
 
 
 def execute(path: Path) -> None:

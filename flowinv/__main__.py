@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from . import results
-from .checkpoints import CheckpointError
 from .data import DataError
-from .experiments import EXPERIMENTS
-from .report import page
-from .training import pick_device
+from .lab import results
+from .lab.experiments import EXPERIMENTS
+from .lab.report import page
+from .training import CheckpointError, pick_device
 
 Name = Annotated[Literal[tuple(EXPERIMENTS)], tyro.conf.Positional]
 Profile = Literal["ci", "quick", "reduced", "full"]

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from flowinv import data
+from flowinv.data import catalogue as data
 from flowinv.transforms import FAMILIES
 
 

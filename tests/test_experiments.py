@@ -8,13 +8,11 @@ import torch
 
 from flowinv.__main__ import summary
 from flowinv.bases import wrap
-from flowinv.experiments import EXPERIMENTS
+from flowinv.data import mario_poses
 from flowinv.guides import GUIDES
-from flowinv.mario_iggy import mario_poses
+from flowinv.lab import EXPERIMENTS, run
 from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
-from flowinv.results import run
-from flowinv.settings import Steps
-from flowinv.training import make_optimizers, step
+from flowinv.training import Steps, make_optimizers, step
 
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, e in EXPERIMENTS.items() for row in e.guides])

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from flowinv import mario_iggy as module
 from flowinv.bases import wrap
-from flowinv.data import DataError
-from flowinv.mario_iggy import mario_iggy, mario_poses
+from flowinv.data import DataError, mario_iggy, mario_poses
+from flowinv.data import sprites as module
 from flowinv.transforms import FAMILIES
 
 

@@ -15,12 +15,11 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from flowinv import results
 from flowinv.__main__ import main
-from flowinv.checkpoints import CheckpointError
-from flowinv.experiments import EXPERIMENTS
-from flowinv.report import page
-from flowinv.results import SEEDS, RunError, jobs, missing, results_folder, run, store, stored, trained
+from flowinv.lab import EXPERIMENTS, results
+from flowinv.lab.report import page
+from flowinv.lab.results import SEEDS, RunError, jobs, missing, results_folder, run, store, stored, trained
+from flowinv.training import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 NAME = "mario-45"  # two epochs of 200 images at ci
@@ -315,7 +314,7 @@ def test_two_processes_make_the_steps_of_one(name, row, tmp_path):
 AGREE = """
 import torch
 from accelerate import Accelerator
-from flowinv.experiments import EXPERIMENTS
+from flowinv.lab import EXPERIMENTS
 from flowinv.training import fit
 accelerator = Accelerator(cpu=True)
 experiment = EXPERIMENTS["cifar10-13layer"]  # which has batch normalisation

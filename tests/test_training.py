@@ -10,14 +10,23 @@ import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowinv import training
 from flowinv.bases import draw
-from flowinv.checkpoints import CheckpointError
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import FixupResNet
-from flowinv.settings import Cosine, EntropyControl, Schedule, Settings, Steps
-from flowinv.training import TrainingWarning, fit, pick_device, step
+from flowinv.training import (
+    CheckpointError,
+    Cosine,
+    EntropyControl,
+    Schedule,
+    Settings,
+    Steps,
+    TrainingWarning,
+    fit,
+    pick_device,
+    step,
+)
+from flowinv.training import loop as training
 from flowinv.transforms import FAMILIES
 
 SETTINGS = Settings(epochs=4, batch_size=16, alpha=0.3, burn_in=1)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .model import InvariantClassifier
+from ..model import InvariantClassifier
 
 
 class CheckpointError(RuntimeError):

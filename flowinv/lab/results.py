@@ -30,14 +30,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.functional import cross_entropy
 
-from . import __version__
-from .checkpoints import finished_epochs, load_weights, save_weights
-from .checks import Registry
-from .data import Dataset
+from .. import __version__
+from ..checks import Registry
+from ..data import Dataset
+from ..model import InvariantClassifier
+from ..training import Settings, fit, pick_device, step
+from ..training.checkpoints import finished_epochs, load_weights, save_weights
 from .experiments import EXPERIMENTS, Experiment
-from .model import InvariantClassifier
-from .settings import Settings
-from .training import fit, pick_device, step
 
 SEEDS = (0, 1, 2)
 
@@ -144,7 +143,7 @@ def trained(
 
     folder: of runs; None takes the weights that the book carries, those stored with `train --keep`.
 
-    >>> from flowinv.mario_iggy import mario_iggy
+    >>> from flowinv.data import mario_iggy
     >>> model = trained("mario-90", "quick", "flow", mario_iggy(90, train=1, test=1, sample=True))
     >>> model.predict(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 4])
@@ -278,7 +277,7 @@ def _revision() -> str:
     revision = ""
     if shutil.which("git"):
         git = lambda *command: subprocess.run(  # noqa: E731
-            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
+            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parents[1]
         )
         revision = git("rev-parse", "--short", "HEAD").stdout.strip()
         if revision and git("diff", "--quiet", "HEAD", "--", ".").returncode:  # the package; results may change
@@ -288,8 +287,8 @@ def _revision() -> str:
 
 def results_folder() -> Path:
     """book/results of the checkout, or the copy that an installed flowinv carries."""
-    installed = Path(__file__).parent / "results"
-    return installed if installed.exists() else Path(__file__).parents[1] / "book" / "results"
+    installed = Path(__file__).parents[1] / "results"
+    return installed if installed.exists() else Path(__file__).parents[2] / "book" / "results"
 
 
 def stored(name: str, profile: str, folder: Path | None = None) -> list[dict]:

@@ -11,16 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import metrics
-from .bases import wrap
-from .checks import Registry
-from .data import Dataset, cache_file, load, load_folder
-from .guides import GUIDES
-from .mario_iggy import mario_iggy, mario_poses
-from .model import InvariantClassifier
-from .networks import ConvNet, ConvNet13, FixupResNet, LeNet, PreActResNet18
-from .settings import Cosine, Settings, Steps
-from .transforms import FAMILIES
+from .. import metrics
+from ..bases import wrap
+from ..checks import Registry
+from ..data import Dataset, cache_file, load, load_folder, mario_iggy, mario_poses
+from ..guides import GUIDES
+from ..model import InvariantClassifier
+from ..networks import ConvNet, ConvNet13, FixupResNet, LeNet, PreActResNet18
+from ..training import Cosine, Settings, Steps
+from ..transforms import FAMILIES
 
 
 class Row(NamedTuple):

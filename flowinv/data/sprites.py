@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .data import SAMPLES, Dataset, cache_file, check_sums, download_url, read_arrays
-from .transforms import FAMILIES
+from ..transforms import FAMILIES
+from .catalogue import SAMPLES, Dataset, cache_file, check_sums, download_url, read_arrays
 
 # The two images of Augerino's code release, which the paper's own experiments use too; and their sums.
 URL = (

@@ -29,9 +29,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .bases import wrap
-from .checks import Registry
-from .transforms import FAMILIES
+from ..bases import wrap
+from ..checks import Registry
+from ..transforms import FAMILIES
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from . import networks
+from .. import networks
+from ..checks import check_images, check_labels
+from ..model import InvariantClassifier
+from ..transforms import FAMILIES
 from .checkpoints import CheckpointError, identity, load_checkpoint, save_checkpoint
-from .checks import check_images, check_labels
-from .model import InvariantClassifier
 from .settings import EntropyControl, Schedule, Settings
-from .transforms import FAMILIES
 
 
 class TrainingWarning(UserWarning):
