@@ -36,10 +36,16 @@ def dense_weights(flow: ConditionalFlow, i: int) -> tuple[list[int], list[int], 
         "weight3": (networks.weight3 * networks.mask3)[i][rows],
         "bias3": networks.bias3[i][rows],
     }
-    return seen.tolist(), moved.tolist(), {name: weight.detach() for name, weight in weights.items()}
+    return (
+        seen.tolist(),
+        moved.tolist(),
+        {name: weight.detach() for name, weight in weights.items()},
+    )
 
 
-def load(layers: list[nn.Linear], weights: dict[str, Tensor], first: tuple[str, str], rows: list[int]) -> None:
+def load(
+    layers: list[nn.Linear], weights: dict[str, Tensor], first: tuple[str, str], rows: list[int]
+) -> None:
     """Weights into three linear layers whose input is `first` joined and whose outputs are in the order `rows`."""
     values = [
         (torch.cat([weights[name] for name in first], -1), weights["bias1"]),
@@ -61,7 +67,9 @@ class Ours:
     """flowinv, as it is used."""
 
     def __init__(self, D: int, layers: int):
-        self.module = ConditionalFlow(D, CONTEXT, "affine", "gaussian", 0.0, SCALE, layers=layers, coupling=True)
+        self.module = ConditionalFlow(
+            D, CONTEXT, "affine", "gaussian", 0.0, SCALE, layers=layers, coupling=True
+        )
         layers = self.module.layers
         first = (torch.tensor(layers.ranks) == 0).repeat_interleave(2, -1)
         with torch.no_grad():
@@ -86,20 +94,30 @@ class Pyro:
             seen, moved, weights = dense_weights(flow, i)
             transforms.append(Permute(torch.tensor([order.index(d) for d in seen + moved])))
             order = seen + moved
-            coupling = dist.transforms.conditional_affine_coupling(D, CONTEXT, [HIDDEN, HIDDEN], len(seen))
+            coupling = dist.transforms.conditional_affine_coupling(
+                D, CONTEXT, [HIDDEN, HIDDEN], len(seen)
+            )
             coupling.nn.f = nn.LeakyReLU()
             n = len(moved)
             load(
-                coupling.nn.layers, weights, ("context", "x"), [2 * d + 1 for d in range(n)] + [2 * d for d in range(n)]
+                coupling.nn.layers,
+                weights,
+                ("context", "x"),
+                [2 * d + 1 for d in range(n)] + [2 * d for d in range(n)],
             )
             self.module.append(coupling)
             transforms.append(coupling)
         transforms += [Permute(torch.tensor([order.index(d) for d in range(D)])), TanhTransform()]
-        self.base = lambda context: dist.Normal(context.new_zeros(len(context), D), SCALE).to_event(1)
+        self.base = lambda context: dist.Normal(context.new_zeros(len(context), D), SCALE).to_event(
+            1
+        )
         self.transforms = transforms
 
     def distribution(self, context: Tensor):
-        steps = [t.condition(context) if hasattr(t, "condition") else t.with_cache() for t in self.transforms]
+        steps = [
+            t.condition(context) if hasattr(t, "condition") else t.with_cache()
+            for t in self.transforms
+        ]
         return dist.TransformedDistribution(self.base(context), steps)
 
     def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +159,9 @@ def coupling_flow(networks, D: int) -> normflows.NormalizingFlow:
     base = normflows.distributions.DiagGaussian(D, trainable=False)
     base.log_scale.fill_(torch.tensor(SCALE).log())
     blocks = [
-        normflows.flows.AffineCouplingBlock(network, split_mode="channel" if i % 2 == 0 else "channel_inv")
+        normflows.flows.AffineCouplingBlock(
+            network, split_mode="channel" if i % 2 == 0 else "channel_inv"
+        )
         for i, network in enumerate(networks)
     ]
     return normflows.NormalizingFlow(base, [*blocks, Tanh()])
@@ -185,14 +205,21 @@ class Zuko:
             coupling = zuko.flows.GeneralCouplingTransform(
                 D, CONTEXT, mask, hidden_features=[HIDDEN, HIDDEN], activation=nn.LeakyReLU
             )
-            load([coupling.hyper[j] for j in (0, 2, 4)], weights, ("x", "context"), shift_first(moved))
+            load(
+                [coupling.hyper[j] for j in (0, 2, 4)],
+                weights,
+                ("x", "context"),
+                shift_first(moved),
+            )
             couplings.append(coupling)
         # zuko's transforms lead from the data to the base.
         to_line = zuko.flows.UnconditionalTransform(lambda: TanhTransform().inv)
         base = zuko.flows.UnconditionalDistribution(
             zuko.distributions.DiagNormal, torch.zeros(D), torch.full((D,), SCALE), buffer=True
         )
-        self.module = zuko.flows.Flow([to_line, *(coupling.inv for coupling in reversed(couplings))], base)
+        self.module = zuko.flows.Flow(
+            [to_line, *(coupling.inv for coupling in reversed(couplings))], base
+        )
 
     def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         return self.module(context).rsample_and_log_prob((samples,))
@@ -203,12 +230,21 @@ class Zuko:
 
 def main() -> None:
     args, rows = arguments(__doc__), []
-    cases = [*itertools.product((3, 6), (4, 12), (128, 512, 5120), (1,)), (6, 4, 256, 20), (6, 12, 256, 20)]
+    cases = [
+        *itertools.product((3, 6), (4, 12), (128, 512, 5120), (1,)),
+        (6, 4, 256, 20),
+        (6, 12, 256, 20),
+    ]
     for D, layers, B, samples in cases:
         torch.manual_seed(0)
         ours = Ours(D, layers)
         flow = ours.module
-        libraries = {"flowinv": ours, "Pyro": Pyro(flow, D), "normflows": Normflows(flow, D), "zuko": Zuko(flow, D)}
+        libraries = {
+            "flowinv": ours,
+            "Pyro": Pyro(flow, D),
+            "normflows": Normflows(flow, D),
+            "zuko": Zuko(flow, D),
+        }
         context = torch.randn(B, CONTEXT, device=args.device, requires_grad=True)
         T = flow(context).sample()
         reference = None
@@ -220,14 +256,24 @@ def main() -> None:
 
         def step(library, context=context, samples=samples):
             T, log_prob = library.sample(context, samples)
-            gradients((T.square().sum(-1) + log_prob).mean(), [context, *library.module.parameters()])
+            gradients(
+                (T.square().sum(-1) + log_prob).mean(), [context, *library.module.parameters()]
+            )
 
         times = compare(
-            {name: partial(step, library) for name, library in libraries.items()}, args.repeats, args.device
+            {name: partial(step, library) for name, library in libraries.items()},
+            args.repeats,
+            args.device,
         )
         case = {"D": D, "layers": layers, "B": B, "samples": samples}
         rows += [case | {"library": name} | time for name, time in times.items()]
-        print(D, layers, B, samples, {name: (time["median"], time["ratio"]) for name, time in times.items()})
+        print(
+            D,
+            layers,
+            B,
+            samples,
+            {name: (time["median"], time["ratio"]) for name, time in times.items()},
+        )
     store(args, rows)
 
 

@@ -34,24 +34,39 @@ def main() -> None:
     }
     for D in (2, 4, 8, 16, 32):
         context = torch.randn(512, 32, device=args.device, requires_grad=True)
-        flows = {way: ConditionalFlow(D, 32, **options).to(args.device) for way, options in kinds.items()}
-        measure("coefficients", D, {way: partial(flow_step, flow, context) for way, flow in flows.items()})
+        flows = {
+            way: ConditionalFlow(D, 32, **options).to(args.device) for way, options in kinds.items()
+        }
+        measure(
+            "coefficients",
+            D,
+            {way: partial(flow_step, flow, context) for way, flow in flows.items()},
+        )
 
     chunks = {"at once": None, f"{CHUNK} at once": CHUNK}
-    model = InvariantClassifier.build("flow", "rotation_translation", 1, 5, scale=[0.2, 0.2, 0.6]).to(
-        args.device, memory_format=torch.channels_last
-    )
+    model = InvariantClassifier.build(
+        "flow", "rotation_translation", 1, 5, scale=[0.2, 0.2, 0.6]
+    ).to(args.device, memory_format=torch.channels_last)
     optimizers = [torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)]
-    images, labels = torch.rand(64, 1, 28, 28, device=args.device), torch.arange(64, device=args.device) % 5
+    images, labels = (
+        torch.rand(64, 1, 28, 28, device=args.device),
+        torch.arange(64, device=args.device) % 5,
+    )
     for samples in (1, 5, 20, 50, 100):
         train = partial(step, model.train(), optimizers, images, labels)
-        calls = {way: partial(train, Settings(samples=samples, chunk=chunk), 0.3) for way, chunk in chunks.items()}
+        calls = {
+            way: partial(train, Settings(samples=samples, chunk=chunk), 0.3)
+            for way, chunk in chunks.items()
+        }
         measure("samples in a training step of 64 images", samples, calls)
 
     model.eval()
     for B in (10, 100, 1000, 10000):
         images = torch.rand(B, 1, 28, 28, device=args.device)
-        calls = {way: partial(model.predict, images, 20, chunk or 20 * B) for way, chunk in chunks.items()}
+        calls = {
+            way: partial(model.predict, images, 20, chunk or 20 * B)
+            for way, chunk in chunks.items()
+        }
         measure("images in a prediction of 20 samples", B, calls)
     store(args, rows)
 

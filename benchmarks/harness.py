@@ -30,10 +30,19 @@ RESULTS = Path(__file__).parent.parent / "book/results/speed"
 def arguments(description: str) -> argparse.Namespace:
     """The options that every script has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, default=30, help="rounds that count, after a third as many that do not")
-    parser.add_argument("--device", default=str(pick_device()), help="default: the GPU if there is one")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=30,
+        help="rounds that count, after a third as many that do not",
+    )
+    parser.add_argument(
+        "--device", default=str(pick_device()), help="default: the GPU if there is one"
+    )
     parser.add_argument("--name", help="of the result file (default: the script's)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result (default: the book's)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the result (default: the book's)"
+    )
     args = parser.parse_args()
     args.device = torch.device(args.device)
     return args
@@ -44,7 +53,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def compare(candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, dict]:
+def compare(
+    candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, dict]:
     """Milliseconds a call of each candidate: median and quartiles, and its ratio to the first one's."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(-max(2, repeats // 3), repeats):
@@ -57,8 +68,13 @@ def compare(candidates: dict[str, Callable[[], object]], repeats: int, device: t
                 times[name].append(1000 * (time.perf_counter() - start))
     first = times[next(iter(times))]
     return {
-        name: dict(zip(("q25", "median", "q75"), (round(t, 3) for t in statistics.quantiles(own, n=4))))
-        | {"ratio": round(statistics.median(t / f for t, f in zip(own, first)), 3), "rounds": repeats}
+        name: dict(
+            zip(("q25", "median", "q75"), (round(t, 3) for t in statistics.quantiles(own, n=4)))
+        )
+        | {
+            "ratio": round(statistics.median(t / f for t, f in zip(own, first)), 3),
+            "rounds": repeats,
+        }
         for name, own in times.items()
     }
 
@@ -86,7 +102,9 @@ def peak_mebibytes(call: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated()
         call()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         call()
     taken = peak = 0
     for event in profile.profiler.kineto_results.events():
@@ -113,7 +131,9 @@ def store(args: argparse.Namespace, rows: list[dict]) -> None:
     for library in ("normflows", "zuko", "kornia"):
         with suppress(PackageNotFoundError):
             result["versions"][library] = version(library)
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=Path(__file__).parent).returncode
+    changed = subprocess.run(
+        ["git", "diff", "--quiet", "HEAD", "--", "."], cwd=Path(__file__).parent
+    ).returncode
     if changed and "dirty" not in result["revision"]:
         result["revision"] += "-dirty"
     result |= {

@@ -28,7 +28,9 @@ def main() -> None:
     history = fit(model, images, labels, settings, device=args.device, progress=False)
     whole = sorted(1000 * row["seconds"] / STEPS for row in history[args.repeats // 4 :])
 
-    if hasattr(training, "step"):  # since then `fit` lays weights out in this way, and puts them back at its end
+    if hasattr(
+        training, "step"
+    ):  # since then `fit` lays weights out in this way, and puts them back at its end
         model.to(memory_format=torch.channels_last)
     model.train()
     images = images[:B].to(args.device)
@@ -55,12 +57,24 @@ def main() -> None:
         model.zero_grad()
         part().backward()
 
-    times = compare({name: partial(run, part) for name, part in parts.items()}, args.repeats, args.device)
-    rows = [{"part": name, **{key: time[key] for key in ("q25", "median", "q75")}} for name, time in times.items()]
+    times = compare(
+        {name: partial(run, part) for name, part in parts.items()}, args.repeats, args.device
+    )
+    rows = [
+        {"part": name, **{key: time[key] for key in ("q25", "median", "q75")}}
+        for name, time in times.items()
+    ]
     q25, median, q75 = statistics.quantiles(whole, n=4)
     rest = median - sum(row["median"] for row in rows[1:])
     rows.append({"part": "the rest", "median": round(rest, 3)})
-    rows.append({"part": "whole step", "q25": round(q25, 3), "median": round(median, 3), "q75": round(q75, 3)})
+    rows.append(
+        {
+            "part": "whole step",
+            "q25": round(q25, 3),
+            "median": round(median, 3),
+            "q75": round(q75, 3),
+        }
+    )
     for row in rows:
         print(f"{row['median']:8.2f} ms  {row['part']}")
     store(args, rows)

@@ -28,7 +28,10 @@ def main() -> None:
             "a pass a sample": one_by_one,
         }
         times = compare(calls, max(8, args.repeats // (1 + samples // 20)), args.device)
-        rows += [{"samples": samples, "images": len(shown), "way": way, **time} for way, time in times.items()]
+        rows += [
+            {"samples": samples, "images": len(shown), "way": way, **time}
+            for way, time in times.items()
+        ]
         print(samples, {way: (time["median"], time["ratio"]) for way, time in times.items()})
     store(args, rows)
 

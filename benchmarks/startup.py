@@ -13,7 +13,11 @@ import flowinv
 def main() -> None:
     args = arguments(__doc__)
     modules = [f"flowinv.{path.stem}" for path in Path(flowinv.__file__).parent.glob("[!_]*.py")]
-    imports = {"torch": "torch", "torch and Pyro": "torch, pyro", "torch and flowinv": f"torch, {', '.join(modules)}"}
+    imports = {
+        "torch": "torch",
+        "torch and Pyro": "torch, pyro",
+        "torch and flowinv": f"torch, {', '.join(modules)}",
+    }
     calls = {
         name: partial(subprocess.run, [sys.executable, "-c", f"import {what}"], check=True)
         for name, what in imports.items()

@@ -43,7 +43,16 @@ AFFINE = {"univariate": "affine", "coupling": True, "layers": 12}
 CIFAR = Task(64, 3, 32, 10, 20, "affine", AFFINE, FixupResNet)
 TASKS = {
     "MNIST quick": Task(
-        64, 1, 28, 5, 2, "rotation_translation", {"scale": [0.2, 0.2, 0.6]}, partial(ConvNet, width=16), True, 1.0
+        64,
+        1,
+        28,
+        5,
+        2,
+        "rotation_translation",
+        {"scale": [0.2, 0.2, 0.6]},
+        partial(ConvNet, width=16),
+        True,
+        1.0,
     ),
     "CIFAR-10, 5 samples": replace(CIFAR, batch=128, samples=5),
     "CIFAR-10, 20 samples": CIFAR,
@@ -60,7 +69,9 @@ class Published(nn.Module):
         D = family.dim
         self.register_buffer("generators", family.generators.float())
         self.networks = nn.ModuleList(
-            ContextMLP(D - D // 2 if i % 2 == 0 else D // 2, 2 * (D // 2 if i % 2 == 0 else D - D // 2))
+            ContextMLP(
+                D - D // 2 if i % 2 == 0 else D // 2, 2 * (D // 2 if i % 2 == 0 else D - D // 2)
+            )
             for i in range(12)
         )
         self.flow = coupling_flow(self.networks, D)
@@ -112,13 +123,17 @@ def candidates(task: Task, device: torch.device) -> dict:
         model = ready(InvariantClassifier(network(), guide, family, task.original, bfloat16=half))
         if compiled:
             model.classifier.compile()
-        return partial(step, model, [model.optimizer], images, labels, Settings(samples=task.samples), 0.1)
+        return partial(
+            step, model, [model.optimizer], images, labels, Settings(samples=task.samples), 0.1
+        )
 
     alone, published = ready(network()), ready(Published(network(), family, task.channels))
     calls = {
         "classifier alone": partial(optimised, alone, partial(floor, alone)),
         "flowinv": ours(),
-        "normflows": partial(optimised, published, lambda: published.loss(images, labels, copies, 0.1)),
+        "normflows": partial(
+            optimised, published, lambda: published.loss(images, labels, copies, 0.1)
+        ),
     }
     if task.flow is AFFINE:
         calls["flowinv, layer by layer"] = ours(fused=False)
@@ -131,13 +146,17 @@ def main() -> None:
     args, rows = arguments(__doc__), []
     tasks = TASKS | ({PUBLISHED: replace(CIFAR, batch=256)} if args.device.type == "cuda" else {})
     for name, task in tasks.items():
-        times = compare(candidates(task, args.device), max(5, round(args.repeats * task.share)), args.device)
+        times = compare(
+            candidates(task, args.device), max(5, round(args.repeats * task.share)), args.device
+        )
         shown = task.batch * (task.samples + task.original)
         for way, time in times.items():
             rows.append({"task": name, "images": shown, "way": way, **time})
             rows[-1]["images a second"] = round(1000 * shown / time["median"])
             if name == PUBLISHED:
-                rows[-1]["minutes for 200 epochs"] = round(200 * 50000 / task.batch * time["median"] / 60000, 1)
+                rows[-1]["minutes for 200 epochs"] = round(
+                    200 * 50000 / task.batch * time["median"] / 60000, 1
+                )
         print(name, {way: (time["median"], time["ratio"]) for way, time in times.items()})
     store(args, rows)
 

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from flowinv.transforms import FAMILIES, warp
 
-SHAPES = {"MNIST, 64 × 2": (64, 2, 1, 28), "CIFAR-10, 128 × 5": (128, 5, 3, 32), "CIFAR-10, 256 × 20": (256, 20, 3, 32)}
+SHAPES = {
+    "MNIST, 64 × 2": (64, 2, 1, 28),
+    "CIFAR-10, 128 × 5": (128, 5, 3, 32),
+    "CIFAR-10, 256 × 20": (256, 20, 3, 32),
+}
 
 
 def plain(images: Tensor, matrices: Tensor) -> Tensor:
@@ -67,7 +71,12 @@ def main() -> None:
                     {"shape": shape, "gradient for": wanted, "part": part, "way": name, **time}
                     for name, time in times.items()
                 ]
-                print(shape, wanted, part, {name: (time["median"], time["ratio"]) for name, time in times.items()})
+                print(
+                    shape,
+                    wanted,
+                    part,
+                    {name: (time["median"], time["ratio"]) for name, time in times.items()},
+                )
     store(args, rows)
 
 

@@ -71,7 +71,9 @@ def list_(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
         for profile in experiment.profiles:
             if (folders.out / name / f"{profile}.json").exists():
                 counts.append(f"{profile} {len(results.stored(name, profile, folders.out))}")
-        table.add_row(name, experiment.about, ", ".join(experiment.guides), ", ".join(counts) or "none yet")
+        table.add_row(
+            name, experiment.about, ", ".join(experiment.guides), ", ".join(counts) or "none yet"
+        )
     Console().print(table)
     return 0
 
@@ -152,13 +154,17 @@ def report(folders: Flat[Folders] = Folders()) -> int:  # noqa: B008
     """Write the table of the paper's figures against this project's: results.md beside the folder of results."""
     path = folders.out.with_suffix(".md")
     if not folders.out.is_dir():
-        raise ValueError(f"{folders.out} is no folder: expected one of results; choose it with --out")
+        raise ValueError(
+            f"{folders.out} is no folder: expected one of results; choose it with --out"
+        )
     path.write_text(page(folders.out))
     print(f"written: {path}")
     return 0
 
 
-def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing: bool, keep: bool = False) -> int:
+def _run_all(
+    jobs: list, profile: str, folders: Folders, changes: dict, missing: bool, keep: bool = False
+) -> int:
     """One run after the other; those that cannot be run are named at the end, and the exit code is then 1."""
     from accelerate import Accelerator  # two seconds, so only where something is trained
 
@@ -181,13 +187,29 @@ def _run_all(jobs: list, profile: str, folders: Folders, changes: dict, missing:
             show = lambda done, epochs, task=task: bars.update(task, completed=done, total=epochs)  # noqa: E731
             try:
                 entry = results.run(
-                    name, profile, row, seed, folders.out, folders.runs, changes, accelerator, show, keep
+                    name,
+                    profile,
+                    row,
+                    seed,
+                    folders.out,
+                    folders.runs,
+                    changes,
+                    accelerator,
+                    show,
+                    keep,
                 )
                 if entry:
-                    print(f"{label}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}", flush=True)
+                    print(
+                        f"{label}: {entry['wall_seconds']:.0f} s, {summary(entry['metrics'])}",
+                        flush=True,
+                    )
             except EXPECTED as error:
                 failed.append(label)
-                print(f"{label}: error: {str(error).partition(chr(10))[0]}", file=sys.stderr, flush=True)
+                print(
+                    f"{label}: error: {str(error).partition(chr(10))[0]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 if accelerator.num_processes > 1 and not isinstance(error, EVERYWHERE):
                     break  # the other processes would wait for this one
             bars.remove_task(task)
@@ -210,7 +232,13 @@ def summary(metrics: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    commands = {"list": list_, "train": train, "evaluate": evaluate, "reproduce": reproduce, "report": report}
+    commands = {
+        "list": list_,
+        "train": train,
+        "evaluate": evaluate,
+        "reproduce": reproduce,
+        "report": report,
+    }
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m flowinv", description=__doc__, args=arguments
@@ -219,7 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command with --missing goes on from the last epoch", file=sys.stderr)
+        print(
+            "stopped; the same command with --missing goes on from the last epoch", file=sys.stderr
+        )
         return 130
 
 

@@ -64,7 +64,12 @@ class GaussianMixture(dist.TorchDistribution):
     IMAGES = 3
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, periodic: Tensor | None = None):
-        self.log_weights, self.loc, self.scale, self.periodic = logits.log_softmax(-1), loc, scale, periodic
+        self.log_weights, self.loc, self.scale, self.periodic = (
+            logits.log_softmax(-1),
+            loc,
+            scale,
+            periodic,
+        )
         super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=False)
 
     @property
@@ -85,7 +90,9 @@ class GaussianMixture(dist.TorchDistribution):
 
     def rsample(self, sample_shape=()) -> Tensor:
         if not self.has_rsample:
-            raise NotImplementedError("a mixture has no reparametrised samples: use flowinv.bases.draw")
+            raise NotImplementedError(
+                "a mixture has no reparametrised samples: use flowinv.bases.draw"
+            )
         return self._components(torch.Size(sample_shape)).squeeze(-2)
 
     @torch.no_grad()
@@ -95,13 +102,17 @@ class GaussianMixture(dist.TorchDistribution):
 
     def _choose(self, x: Tensor, sample_shape) -> Tensor:
         """One of the components' samples x (…, K, D), drawn by their weights: (…, D)."""
-        k = dist.Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))
+        k = dist.Categorical(logits=self.log_weights, validate_args=False).sample(
+            torch.Size(sample_shape)
+        )
         return x.gather(-2, k[..., None, None].expand(*k.shape, 1, x.shape[-1])).squeeze(-2)
 
     def strata(self, n: int) -> tuple[Tensor, Tensor]:
         """n reparametrised samples of each component, (n K, …, D), and their log-weights (n K, …)."""
         x = self._components((n,)).movedim(-2, 1).flatten(0, 1)
-        return x, self.log_weights.movedim(-1, 0).repeat(n, *[1] * len(self.batch_shape)) - math.log(n)
+        return x, self.log_weights.movedim(-1, 0).repeat(
+            n, *[1] * len(self.batch_shape)
+        ) - math.log(n)
 
     def log_prob(self, value: Tensor) -> Tensor:
         z = value.unsqueeze(-2) - self.loc
@@ -111,7 +122,11 @@ class GaussianMixture(dist.TorchDistribution):
             z = (wrap(z).unsqueeze(-1) + images) / self.scale.unsqueeze(-1)
             log_prob = torch.where(self.periodic, (-0.5 * z**2).logsumexp(-1), log_prob)
         log_prob = (log_prob - self.scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-        return log_prob.squeeze(-1) if self.has_rsample else (log_prob + self.log_weights).logsumexp(-1)
+        return (
+            log_prob.squeeze(-1)
+            if self.has_rsample
+            else (log_prob + self.log_weights).logsumexp(-1)
+        )
 
 
 class UniformMixture(dist.TorchDistribution):
@@ -129,11 +144,15 @@ class UniformMixture(dist.TorchDistribution):
         super().__init__(logits.shape[:-1], low.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape, _instance=None):
-        return UniformMixture(self.log_weights.expand(*batch_shape, len(self.low)), self.low, self.high)
+        return UniformMixture(
+            self.log_weights.expand(*batch_shape, len(self.low)), self.low, self.high
+        )
 
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
-        k = dist.Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))
+        k = dist.Categorical(logits=self.log_weights, validate_args=False).sample(
+            torch.Size(sample_shape)
+        )
         low, high = self.low[k], self.high[k]
         return low + (high - low) * torch.rand_like(low)
 
@@ -192,7 +211,9 @@ def draw_hard(q: dist.Distribution, samples: int) -> tuple[Tensor, Tensor, Tenso
     return T, log_prob, torch.full_like(log_prob, 1 / samples)
 
 
-def draw_relaxed(q: dist.Distribution, samples: int, temperature: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+def draw_relaxed(
+    q: dist.Distribution, samples: int, temperature: float = 0.5
+) -> tuple[Tensor, Tensor, Tensor]:
     """How not to: average the components with soft Gumbel-softmax indicators (Jang et al. 2017).
 
     A sample can fall between modes, while log q is the mixture's: the two do not belong together, and

@@ -32,11 +32,15 @@ def check_images(images: Tensor, values: bool = True) -> None:
             f"images: expected a tensor (B, C, H, W), got {got}; add the missing axes with images[None] or images[:, None]"
         )
     if not images.is_floating_point():
-        raise ValueError(f"images: expected floats in [0, 1], got {images.dtype}; convert with images.float() / 255")
+        raise ValueError(
+            f"images: expected floats in [0, 1], got {images.dtype}; convert with images.float() / 255"
+        )
     if values and images.numel():
         low, high = (bound.item() for bound in images.detach().aminmax())
         if low != low or high != high:
-            raise ValueError("images: expected numbers in [0, 1], got NaN; find them with images.isnan().nonzero()")
+            raise ValueError(
+                "images: expected numbers in [0, 1], got NaN; find them with images.isnan().nonzero()"
+            )
         if low < 0 or high > 1:
             raise ValueError(
                 f"images: expected values in [0, 1], got {low:.3g} to {high:.3g}; rescale them, and leave normalisation to the network"
@@ -46,7 +50,11 @@ def check_images(images: Tensor, values: bool = True) -> None:
 def check_labels(labels: Tensor, count: int, classes: int) -> None:
     """Raise ValueError unless labels are `count` int64 numbers from 0 to classes − 1."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (count,):
-        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        got = (
+            f"{labels.dtype} {tuple(labels.shape)}"
+            if isinstance(labels, Tensor)
+            else type(labels).__name__
+        )
         raise ValueError(
             f"labels: expected int64 with shape ({count},), one for each image, got {got}; convert with labels.long()"
         )

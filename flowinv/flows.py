@@ -40,7 +40,9 @@ def affine(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Te
 MIN_BIN = 1e-3  # the least width and height of a bin, as a share of the box's
 
 
-def spline(x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def spline(
+    x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """y(x) and log dy/dx of a monotone rational-quadratic spline from [−1, 1] onto itself.
 
     x: (…, D) in the box. params: (…, D, 3K + 1), raw widths (K), heights (K) and slopes (K + 1) of K
@@ -57,7 +59,9 @@ def spline(x: Tensor, params: Tensor, inverse: bool = False, periodic: Tensor | 
         slopes = torch.cat([slopes[..., :K], last.unsqueeze(-1)], -1)
         if inverse:
             x = torch.where(periodic, wrap(x - turn), x)
-    sizes = 2 * MIN_BIN + 2 * (1 - K * MIN_BIN) * sizes.unflatten(-1, (2, K)).softmax(-1)  # of the bins, along x and y
+    sizes = 2 * MIN_BIN + 2 * (1 - K * MIN_BIN) * sizes.unflatten(-1, (2, K)).softmax(
+        -1
+    )  # of the bins, along x and y
     slopes = torch.exp(6 * torch.tanh(slopes / 6))
     ends = sizes.cumsum(-1) - 1  # a value's bin is the number of inner ends at or below it
     bin = (x.unsqueeze(-1) >= ends[..., int(inverse), :-1]).sum(-1, keepdim=True)
@@ -98,18 +102,37 @@ class MaskedNetworks(nn.Module):
     The weights of all layers are stacked: what the layers need at once is one product.
     """
 
-    def __init__(self, ranks: Tensor, context_dim: int, params: int, hidden: int, periodic: Tensor | None = None):
+    def __init__(
+        self,
+        ranks: Tensor,
+        context_dim: int,
+        params: int,
+        hidden: int,
+        periodic: Tensor | None = None,
+    ):
         super().__init__()
         degrees = torch.arange(hidden) * (ranks.max() + 1) // hidden
         self.blind = int((degrees == 0).sum())  # so many see no x; they come first
-        wrapping = torch.zeros(0, dtype=torch.long) if periodic is None else periodic.nonzero().squeeze(-1)
+        wrapping = (
+            torch.zeros(0, dtype=torch.long) if periodic is None else periodic.nonzero().squeeze(-1)
+        )
         self.register_buffer("wrapping", wrapping, persistent=False)
         self.register_buffer("periodic", periodic, persistent=False)
         seen = torch.cat([ranks, ranks[:, wrapping]], -1)
-        sizes = ((context_dim, hidden), (seen.shape[-1], hidden), (hidden, hidden), (hidden, ranks.shape[-1] * params))
-        layers = [[nn.Linear(*size) for size in sizes] for _ in ranks]  # each starts as such layers do
+        sizes = (
+            (context_dim, hidden),
+            (seen.shape[-1], hidden),
+            (hidden, hidden),
+            (hidden, ranks.shape[-1] * params),
+        )
+        layers = [
+            [nn.Linear(*size) for size in sizes] for _ in ranks
+        ]  # each starts as such layers do
         weights, biases = (
-            [nn.Parameter(torch.stack([getattr(linear, name).detach() for linear in same])) for same in zip(*layers)]
+            [
+                nn.Parameter(torch.stack([getattr(linear, name).detach() for linear in same]))
+                for same in zip(*layers)
+            ]
             for name in ("weight", "bias")
         )
         self.context_weight, self.weight1, self.weight2, self.weight3 = weights
@@ -118,7 +141,9 @@ class MaskedNetworks(nn.Module):
         self.register_buffer("mask2", (degrees <= degrees[:, None]).float(), persistent=False)
         mask3 = (degrees <= ranks[..., None]).float().repeat_interleave(params, 1)
         self.register_buffer("mask3", mask3, persistent=False)
-        with torch.no_grad():  # start near the identity: larger hypernetworks diverge in a few steps
+        with (
+            torch.no_grad()
+        ):  # start near the identity: larger hypernetworks diverge in a few steps
             self.weight3 *= 0.01
             self.bias3 *= 0.01
 
@@ -133,7 +158,9 @@ class MaskedNetworks(nn.Module):
         k1 = torch.addmm(b1.view(-1, 1), wc.flatten(0, 1), context.mT).unflatten(0, b1.shape)
         return k1, *weights
 
-    def forward(self, x: Tensor, k1: Tensor, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, k1: Tensor, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor
+    ) -> Tensor:
         """h(x) of one layer, (…, B, D, P), for x (…, B, D) and the layer's part of what `condition` returned."""
         D = x.shape[-1]
         if self.periodic is not None:
@@ -185,10 +212,14 @@ class _ConditionedLayers(transforms.Transform):
     def __init__(self, layers: ConditionalLayers, context: Tensor):
         super().__init__(cache_size=1)  # so that scoring the latest sample costs no inverse
         self.layers, self.context = layers, context
-        self.periodic = {} if layers.networks.periodic is None else {"periodic": layers.networks.periodic}
+        self.periodic = (
+            {} if layers.networks.periodic is None else {"periodic": layers.networks.periodic}
+        )
         self._latest: tuple = (None, None)  # an x and its log-determinant
 
-    def _layer(self, conditioned: tuple, x: Tensor, at: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    def _layer(
+        self, conditioned: tuple, x: Tensor, at: Tensor, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """A layer's τ or its inverse at x, with the parameters h(at, context)."""
         params = self.layers.networks(at, *conditioned)
         return self.layers.univariate(x, params, inverse, **self.periodic)
@@ -196,9 +227,16 @@ class _ConditionedLayers(transforms.Transform):
     def _flat(self, x: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
         """x as (S, B, D) and the context as (B, C), for any sample and batch shapes, and those."""
         shape = torch.broadcast_shapes(x.shape[:-1], self.context.shape[:-1])
-        samples, batch = shape[: len(shape) - self.context.ndim + 1], shape[len(shape) - self.context.ndim + 1 :]
+        samples, batch = (
+            shape[: len(shape) - self.context.ndim + 1],
+            shape[len(shape) - self.context.ndim + 1 :],
+        )
         x = x.expand(*shape, -1).reshape(samples.numel(), batch.numel(), x.shape[-1])
-        return x, self.context.expand(*batch, -1).reshape(batch.numel(), self.context.shape[-1]), shape
+        return (
+            x,
+            self.context.expand(*batch, -1).reshape(batch.numel(), self.context.shape[-1]),
+            shape,
+        )
 
     def _call(self, x: Tensor) -> Tensor:
         (y, context, shape), log_det = self._flat(x), 0.0
@@ -214,7 +252,9 @@ class _ConditionedLayers(transforms.Transform):
     def _call_fused(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         networks = self.layers.networks
         *others, w3, b3 = networks.masked()
-        w3, b3 = (raw.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for raw in (w3, b3))  # all s, then all t
+        w3, b3 = (
+            raw.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for raw in (w3, b3)
+        )  # all s, then all t
         y, log_det = FusedAffine.apply(x.movedim(-1, 0), context, *others, w3, b3, networks.blind)
         return y.movedim(0, -1), log_det
 
@@ -266,7 +306,9 @@ class ToBox(transforms.Transform):
         return self._on_line(y.clamp(-edge, edge).atanh(), y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        slope = 2 * (math.log(2) - x - F.softplus(-2 * x))  # log (1 − tanh² x), without cancellation
+        slope = 2 * (
+            math.log(2) - x - F.softplus(-2 * x)
+        )  # log (1 − tanh² x), without cancellation
         return self._on_line(slope, torch.zeros_like(slope)).sum(-1)
 
 
@@ -335,23 +377,37 @@ class ConditionalFlow(nn.Module):
             )
         self.kind = f"{univariate}, base {base}, loc {loc}, scale {scale}, components {components}, layers {layers}, coupling {coupling}, periodic {periodic}"
         self.dim, self.line_base, self.line_layers = dim, base != "uniform", univariate == "affine"
-        wraps = torch.tensor(periodic) if periodic and any(periodic) and not self.line_layers else None
+        wraps = (
+            torch.tensor(periodic) if periodic and any(periodic) and not self.line_layers else None
+        )
         scale = torch.as_tensor(scale, dtype=torch.float32).expand(dim).clone()
         if not (scale > 0).all() or (wraps is not None and (scale[wraps] >= 1).any()):
-            raise ValueError(f"scale: expected positive numbers, below 1 where periodic, got {scale.tolist()}")
+            raise ValueError(
+                f"scale: expected positive numbers, below 1 where periodic, got {scale.tolist()}"
+            )
         loc = torch.as_tensor(loc, dtype=torch.float32).expand(dim).clone()
         if not (loc.abs() < 1).all():
-            raise ValueError(f"loc: expected numbers inside the box, between -1 and 1, got {loc.tolist()}")
+            raise ValueError(
+                f"loc: expected numbers inside the box, between -1 and 1, got {loc.tolist()}"
+            )
         loc = loc.atanh() if wraps is None else torch.where(wraps, loc, loc.atanh())
         self.register_buffer("periodic", wraps, persistent=False)
         self.register_buffer("loc", loc, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
-        self.mixture = _MixtureParameters(context_dim, loc, scale, components, wraps) if base == "mixture" else None
+        self.mixture = (
+            _MixtureParameters(context_dim, loc, scale, components, wraps)
+            if base == "mixture"
+            else None
+        )
         if layers:
             order = torch.arange(dim) % 2 if coupling and dim > 1 else torch.arange(dim)
-            ranks = torch.stack([order if i % 2 == 0 else order.max() - order for i in range(layers)])
+            ranks = torch.stack(
+                [order if i % 2 == 0 else order.max() - order for i in range(layers)]
+            )
             params = 2 if self.line_layers else 3 * bins + 1
-            self.layers = ConditionalLayers(UNIVARIATE[univariate], params, ranks, context_dim, hidden, wraps, fused)
+            self.layers = ConditionalLayers(
+                UNIVARIATE[univariate], params, ranks, context_dim, hidden, wraps, fused
+            )
         else:
             self.layers = None
 
@@ -363,9 +419,13 @@ class ConditionalFlow(nn.Module):
         if self.mixture:
             base = GaussianMixture(*self.mixture(context), self.periodic)
         elif self.line_base:
-            base = GaussianMixture(zero[..., 0], zero + self.loc, self.scale.expand_as(zero), self.periodic)
+            base = GaussianMixture(
+                zero[..., 0], zero + self.loc, self.scale.expand_as(zero), self.periodic
+            )
         else:
-            base = BoxUniform(zero[..., 0, :] - 1, zero[..., 0, :] + 1, validate_args=False).to_event(1)
+            base = BoxUniform(
+                zero[..., 0, :] - 1, zero[..., 0, :] + 1, validate_args=False
+            ).to_event(1)
         steps = [self.layers.condition(context)] if self.layers else []
         if self.line_base != self.line_layers:
             to_box = ToBox(self.periodic)
@@ -380,7 +440,9 @@ class _MixtureParameters(nn.Module):
 
     REACH = 3.0  # a scale stays within exp(±3) of where it starts, so that none can vanish
 
-    def __init__(self, context_dim: int, loc: Tensor, scale: Tensor, components: int, periodic: Tensor | None):
+    def __init__(
+        self, context_dim: int, loc: Tensor, scale: Tensor, components: int, periodic: Tensor | None
+    ):
         super().__init__()
         D, K = len(scale), components
         if D == 1:
@@ -389,7 +451,9 @@ class _MixtureParameters(nn.Module):
             spread = (torch.quasirandom.SobolEngine(D).draw(K) + 1 / (2 * K)).remainder(1)
         place = 2 * spread - 1
         wraps = torch.zeros(D, dtype=torch.bool) if periodic is None else periodic
-        self.register_buffer("loc", loc + torch.where(wraps, place, 2 * scale * place), persistent=False)
+        self.register_buffer(
+            "loc", loc + torch.where(wraps, place, 2 * scale * place), persistent=False
+        )
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("wraps", wraps, persistent=False)
         self.split = [0 if K == 1 else K, K * D, K * D]  # a single weight is 1

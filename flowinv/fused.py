@@ -40,9 +40,24 @@ class FusedAffine(torch.autograd.Function):
         xs, s, e = (x.new_empty(rows, D, N) for rows in (L + 1, L, L))  # each layer's x, s and eˢ
         a1, a2, rt = (x.new_empty(L, rows, N) for rows in (H - n, H - n, 2 * D))
         xs[0] = x.reshape(D, N)
-        k = (k.unsqueeze(2).expand(-1, -1, S, -1).reshape(L, k.shape[1], N) for k in (k1[:, n:], k2[:, n:], k3))
+        k = (
+            k.unsqueeze(2).expand(-1, -1, S, -1).reshape(L, k.shape[1], N)
+            for k in (k1[:, n:], k2[:, n:], k3)
+        )
         for x, y, s_l, e_l, a1_l, a2_l, rt_l, r, t, k1_l, k2_l, k3_l, w1_l, w2_l, w3_l in _layers(
-            xs[:-1], xs[1:], s, e, a1, a2, rt, rt[:, :D], rt[:, D:], *k, w1[:, n:], w2[:, n:, n:], w3[..., n:]
+            xs[:-1],
+            xs[1:],
+            s,
+            e,
+            a1,
+            a2,
+            rt,
+            rt[:, :D],
+            rt[:, D:],
+            *k,
+            w1[:, n:],
+            w2[:, n:, n:],
+            w3[..., n:],
         ):
             F.leaky_relu_(torch.addmm(k1_l, w1_l, x, out=a1_l), LEAK)
             F.leaky_relu_(torch.addmm(k2_l, w2_l, a1_l, out=a2_l), LEAK)
@@ -62,16 +77,36 @@ class FusedAffine(torch.autograd.Function):
         xe, ds_dr = xs[:-1] * e, 1 - s * s / 4
         dx, dlog_det = dx.reshape(D, N), dlog_det.reshape(N)
         transposed = (w.mT for w in (w1[:, n:], w2[:, n:, n:], w3[..., n:]))
-        for xe_l, ds_dr_l, e_l, a1_l, a2_l, da1_l, da2_l, drt_l, dr, dt, w1_l, w2_l, w3_l in reversed(
+        for (
+            xe_l,
+            ds_dr_l,
+            e_l,
+            a1_l,
+            a2_l,
+            da1_l,
+            da2_l,
+            drt_l,
+            dr,
+            dt,
+            w1_l,
+            w2_l,
+            w3_l,
+        ) in reversed(
             _layers(xe, ds_dr, e, a1, a2, da1, da2, drt, drt[:, :D], drt[:, D:], *transposed)
         ):
             dt.copy_(dx)
             torch.addcmul(dlog_det, dx, xe_l, out=dr).mul_(ds_dr_l)
-            leaky_relu_backward.grad_input(torch.mm(w3_l, drt_l), a2_l, LEAK, True, grad_input=da2_l)
-            leaky_relu_backward.grad_input(torch.mm(w2_l, da2_l), a1_l, LEAK, True, grad_input=da1_l)
+            leaky_relu_backward.grad_input(
+                torch.mm(w3_l, drt_l), a2_l, LEAK, True, grad_input=da2_l
+            )
+            leaky_relu_backward.grad_input(
+                torch.mm(w2_l, da2_l), a1_l, LEAK, True, grad_input=da1_l
+            )
             dx = torch.addmm(dx * e_l, w1_l, da1_l)
         # What the context alone contributed: dk is the sum over an image's samples.
-        dk1, dk2, dk3 = (d.view(L, d.shape[1], S, B).sum(2) if S > 1 else d for d in (da1, da2, drt))
+        dk1, dk2, dk3 = (
+            d.view(L, d.shape[1], S, B).sum(2) if S > 1 else d for d in (da1, da2, drt)
+        )
         dk2 = torch.cat([leaky_relu_backward(w3[..., :n].mT @ dk3, a2_blind, LEAK, True), dk2], 1)
         dk1 = torch.cat([leaky_relu_backward(w2[..., :n].mT @ dk2, a1_blind, LEAK, True), dk1], 1)
         dw1, dw2, dw3 = (torch.zeros_like(w) for w in (w1, w2, w3))

@@ -37,14 +37,20 @@ class NoAugmentation(nn.Module):
 
     def forward(self, images: Tensor) -> dist.Distribution:
         check_images(images, values=False)
-        return dist.Delta(self.identity.to(images.dtype).expand(len(images), -1), event_dim=1, validate_args=False)
+        return dist.Delta(
+            self.identity.to(images.dtype).expand(len(images), -1), event_dim=1, validate_args=False
+        )
 
 
-def _half_width(family: TransformFamily, half_width: float | list[float], largest: float = 1.0) -> Tensor:
+def _half_width(
+    family: TransformFamily, half_width: float | list[float], largest: float = 1.0
+) -> Tensor:
     """One number a coefficient, (D,), checked."""
     values = torch.as_tensor(half_width, dtype=torch.float32).expand(family.dim).clone()
     if not ((values > 0) & (values <= largest)).all():
-        raise ValueError(f"half_width: expected numbers above 0 and up to {largest:g}, got {values.tolist()}")
+        raise ValueError(
+            f"half_width: expected numbers above 0 and up to {largest:g}, got {values.tolist()}"
+        )
     return values
 
 
@@ -59,7 +65,9 @@ class FixedBox(nn.Module):
     tensor([0., 0.])
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 1.0):
+    def __init__(
+        self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 1.0
+    ):
         super().__init__()
         self.register_buffer("identity", family.identity, persistent=False)
         self.register_buffer("half_width", _half_width(family, half_width))
@@ -86,7 +94,9 @@ class Augerino(nn.Module):
     tensor([0.5000, 0.5000], grad_fn=<ExpBackward0>)
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 0.5):
+    def __init__(
+        self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 0.5
+    ):
         super().__init__()
         self.register_buffer("identity", family.identity, persistent=False)
         self.logit = nn.Parameter(_half_width(family, half_width, largest=0.999).logit())
@@ -111,7 +121,11 @@ class InstaAug(nn.Module):
     """
 
     def __init__(
-        self, family: TransformFamily, in_channels: int, half_width: float | list[float] = 0.5, embedding: int = 32
+        self,
+        family: TransformFamily,
+        in_channels: int,
+        half_width: float | list[float] = 0.5,
+        embedding: int = 32,
     ):
         super().__init__()
         start = _half_width(family, half_width, largest=0.999)
@@ -150,16 +164,24 @@ class InstaAugCrops(nn.Module):
     def __init__(self, family: TransformFamily, in_channels: int):
         super().__init__()
         if not isinstance(family, Crop):
-            raise ValueError(f"instaaug_crops: expected the family crop, got one of {', '.join(family.names)}")
+            raise ValueError(
+                f"instaaug_crops: expected the family crop, got one of {', '.join(family.names)}"
+            )
         self.encoder = CropNet(in_channels, self.GRIDS)
         low, high = [], []
         for n, share in self.GRIDS:
             edges = torch.linspace(-1, 1, n + 1)
-            size = min(1 - 2 * math.log(share) / math.log(family.MIN_SIZE), 0.9)  # the cell ends at 1
+            size = min(
+                1 - 2 * math.log(share) / math.log(family.MIN_SIZE), 0.9
+            )  # the cell ends at 1
             sizes = torch.full((n * n, 2), size)
             # Rows from top to bottom, as the network's maps are flattened: y first, x within a row.
-            low.append(torch.cat([torch.cartesian_prod(edges[:-1], edges[:-1]).flip(-1), sizes - 0.1], -1))
-            high.append(torch.cat([torch.cartesian_prod(edges[1:], edges[1:]).flip(-1), sizes + 0.1], -1))
+            low.append(
+                torch.cat([torch.cartesian_prod(edges[:-1], edges[:-1]).flip(-1), sizes - 0.1], -1)
+            )
+            high.append(
+                torch.cat([torch.cartesian_prod(edges[1:], edges[1:]).flip(-1), sizes + 0.1], -1)
+            )
         self.register_buffer("low", torch.cat(low), persistent=False)
         self.register_buffer("high", torch.cat(high), persistent=False)
 
@@ -200,8 +222,16 @@ class Gaussian(Flow):
     transformers), whose Gaussian lives on the line.
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, embedding: int = 32, scale: float | list = 0.3):
-        super().__init__(family, in_channels, embedding, base="mixture", components=1, layers=0, scale=scale)
+    def __init__(
+        self,
+        family: TransformFamily,
+        in_channels: int,
+        embedding: int = 32,
+        scale: float | list = 0.3,
+    ):
+        super().__init__(
+            family, in_channels, embedding, base="mixture", components=1, layers=0, scale=scale
+        )
 
 
 GUIDES = Registry(

@@ -58,7 +58,12 @@ def _distance(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:
 
 
 def coverage(
-    values: Tensor, centres: Tensor, half_width: float, periodic: bool, bins: int = 72, mass: float = 0.99
+    values: Tensor,
+    centres: Tensor,
+    half_width: float,
+    periodic: bool,
+    bins: int = 72,
+    mass: float = 0.99,
 ) -> tuple[Tensor, Tensor]:
     """How well q fills an ideal range: (share of the range that q reaches, share of q that is inside).
 
@@ -79,10 +84,14 @@ def coverage(
     ordered, order = counts.sort(0, descending=True)
     needed = ordered.cumsum(0) - ordered < mass * S  # those before it do not yet hold the mass
     reached = torch.zeros_like(needed).scatter_(0, order, needed)
-    middles = ((torch.arange(bins, device=values.device) + 0.5) * 2 / bins - 1)[:, None].expand(-1, B)
+    middles = ((torch.arange(bins, device=values.device) + 0.5) * 2 / bins - 1)[:, None].expand(
+        -1, B
+    )
     ideal = (_distance(middles, centres, periodic) <= half_width).any(1)
     if not ideal.any(0).all():
-        raise ValueError(f"coverage: an ideal range of ±{half_width} may fall between {bins} bins; take more bins")
+        raise ValueError(
+            f"coverage: an ideal range of ±{half_width} may fall between {bins} bins; take more bins"
+        )
     return (reached & ideal).sum(0) / ideal.sum(0), inside
 
 
@@ -114,14 +123,18 @@ def rotation_error(matrices: Tensor) -> Tensor:
     return (distance / square).sqrt()
 
 
-def class_widths(model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int) -> list[float]:
+def class_widths(
+    model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int
+) -> list[float]:
     """The median half-width of the rotation in each class, in degrees; NaN for a class without images."""
     widths = 180 * invariance_width(model, images).cpu()
     return [widths[labels.cpu() == c].median().item() for c in range(classes)]
 
 
 @torch.no_grad()
-def accuracy(model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20) -> float:
+def accuracy(
+    model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20
+) -> float:
     """The share of images whose most probable class is right; samples = 0: the plain classifier."""
     return (model.predict(images, samples).argmax(-1).cpu() == labels.cpu()).double().mean().item()
 
@@ -133,7 +146,12 @@ def rotate_within(images: Tensor, limits: Tensor, generator: torch.Generator) ->
 
 
 def accuracy_under_rotation(
-    model: InvariantClassifier, images: Tensor, labels: Tensor, degrees: list[float], samples: int = 20, align=None
+    model: InvariantClassifier,
+    images: Tensor,
+    labels: Tensor,
+    degrees: list[float],
+    samples: int = 20,
+    align=None,
 ) -> list[float]:
     """Accuracy on images all turned by each of the angles.
 
@@ -179,10 +197,14 @@ def invariance_bound(
     """
     check_images(images)
     if model.family.names != ("rotation",):
-        raise ValueError(f"invariance_bound: expected the family rotation, got {', '.join(model.family.names)}")
+        raise ValueError(
+            f"invariance_bound: expected the family rotation, got {', '.join(model.family.names)}"
+        )
     images = images.to(model.device)
     D = degrees / 180
-    t = ((torch.arange(points, device=images.device, dtype=images.dtype) + 0.5) * 2 / points - 1)[:, None, None]
+    t = ((torch.arange(points, device=images.device, dtype=images.dtype) + 0.5) * 2 / points - 1)[
+        :, None, None
+    ]
     matrices = model.family.matrix(t)
     sides = []
     for part in images.split(10):
@@ -193,7 +215,9 @@ def invariance_bound(
             model.q(turned).log_prob(wrap(t - D).expand(-1, B, -1)),
         )
         if not (here.isfinite().any(0) & there.isfinite().any(0)).all():
-            raise ValueError(f"invariance_bound: q has no density at any of {points} angles; take more points")
+            raise ValueError(
+                f"invariance_bound: q has no density at any of {points} angles; take more points"
+            )
         here, there = here.softmax(0), there.softmax(0)  # probabilities of the angles
         logits = model.classify(warp(part, matrices.expand(-1, B, -1, -1)).flatten(0, 1))
         f = logits.softmax(-1).unflatten(0, (points, B))

@@ -52,22 +52,37 @@ class InvariantClassifier(nn.Module):
         bfloat16: bool = False,
     ):  # fmt: skip
         super().__init__()
-        self.classifier, self.q, self.family, self.original, self.draw = classifier, guide, family, original, draw
+        self.classifier, self.q, self.family, self.original, self.draw = (
+            classifier,
+            guide,
+            family,
+            original,
+            draw,
+        )
         self.bfloat16 = bfloat16
 
     def extra_repr(self) -> str:
         return f"original={self.original}, draw={getattr(self.draw, '__name__', self.draw)}, bfloat16={self.bfloat16}"
 
     @classmethod
-    def build(cls, guide: str, family: str, in_channels: int, classes: int, width: int = 16, **options):
+    def build(
+        cls, guide: str, family: str, in_channels: int, classes: int, width: int = 16, **options
+    ):
         """The parts by name: a small classifier, GUIDES[guide](**options) and FAMILIES[family]."""
         family = FAMILIES[family]
-        return cls(ConvNet(in_channels, classes, width), GUIDES[guide](family, in_channels, **options), family)
+        return cls(
+            ConvNet(in_channels, classes, width),
+            GUIDES[guide](family, in_channels, **options),
+            family,
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the parameters and buffers are; the CPU if there are none."""
-        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
+        return next(
+            (tensor.device for tensor in chain(self.parameters(), self.buffers())),
+            torch.device("cpu"),
+        )
 
     def classify(self, images: Tensor) -> Tensor:
         """f's logits of images as they are: (B, classes)."""
@@ -92,7 +107,9 @@ class InvariantClassifier(nn.Module):
             with poutine.scale(scale=alpha):
                 T = pyro.sample("T", self.prior(images))
             if self.original:
-                pyro.sample("C_original", dist.Categorical(logits=self.classify(images)), obs=labels)
+                pyro.sample(
+                    "C_original", dist.Categorical(logits=self.classify(images)), obs=labels
+                )
             return pyro.sample("C", dist.Categorical(logits=self.logits(images, T)), obs=labels)
 
     def guide(self, images: Tensor, labels: Tensor | None = None, alpha: float = 1.0) -> Tensor:
@@ -107,7 +124,12 @@ class InvariantClassifier(nn.Module):
         return BoxUniform(-edge, edge, validate_args=False).to_event(1)
 
     def loss(
-        self, images: Tensor, labels: Tensor, alpha: float | Tensor = 1.0, samples: int = 1, smoothing: float = 0.0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        alpha: float | Tensor = 1.0,
+        samples: int = 1,
+        smoothing: float = 0.0,
     ) -> Tensor:
         """The negative ELBO per image, estimated with S samples of T: a scalar.
 
@@ -129,7 +151,9 @@ class InvariantClassifier(nn.Module):
         """(classifier's term, entropy of q in nats), each a mean over images."""
         T, log_prob, weights = self.draw(self.q(images), samples)
         logits = self.logits(images, T).movedim(-1, 1)  # (S, classes, B), as cross_entropy has it
-        nll = F.cross_entropy(logits, labels.expand(len(T), -1), reduction="none", label_smoothing=smoothing)
+        nll = F.cross_entropy(
+            logits, labels.expand(len(T), -1), reduction="none", label_smoothing=smoothing
+        )
         nll, entropy = ((weights * x).sum(0).mean() for x in (nll, -log_prob))
         if self.original:
             nll = nll + F.cross_entropy(self.classify(images), labels, label_smoothing=smoothing)

@@ -100,18 +100,24 @@ class FixupResNet(nn.Module):
         super().__init__()
         n, rest = divmod(depth - 2, 6)
         if n < 1 or rest:
-            raise ValueError(f"depth: expected 6 n + 2 with n of 1 or more, as 8 or 20, got {depth}")
+            raise ValueError(
+                f"depth: expected 6 n + 2 with n of 1 or more, as 8 or 20, got {depth}"
+            )
         self.first = nn.Conv2d(in_channels, planes, 3, padding=1, bias=False)
         self.bias = nn.Parameter(torch.zeros(2))
         nn.init.normal_(self.first.weight, std=(2 / (9 * planes)) ** 0.5)
         sizes = [planes] + [planes * 2**stage for stage in range(3) for _ in range(n)]
-        self.blocks = nn.Sequential(*(FixupBlock(a, b, 1 + (b > a), 3 * n) for a, b in zip(sizes, sizes[1:])))
+        self.blocks = nn.Sequential(
+            *(FixupBlock(a, b, 1 + (b > a), 3 * n) for a, b in zip(sizes, sizes[1:]))
+        )
         self.head = nn.Linear(4 * planes, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.first(4 * images - 2) + self.bias[0])  # pixels about as CIFAR-10's would be, normalised
+        x = F.relu(
+            self.first(4 * images - 2) + self.bias[0]
+        )  # pixels about as CIFAR-10's would be, normalised
         return self.head(self.blocks(x).mean((-2, -1)) + self.bias[1])
 
 
@@ -153,7 +159,11 @@ class ConvNet13(nn.Module):
         super().__init__()
 
         def convolution(a: int, b: int, size: int = 3, padding: int = 1) -> list[nn.Module]:
-            return [nn.Conv2d(a, b, size, padding=padding, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
+            return [
+                nn.Conv2d(a, b, size, padding=padding, bias=False),
+                nn.BatchNorm2d(b),
+                nn.LeakyReLU(0.1),
+            ]
 
         w = width
         self.layers = nn.Sequential(
@@ -176,11 +186,16 @@ class PreActBlock(nn.Module):
         self.first = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False)
         self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         changes = stride > 1 or channels != out_channels
-        self.stride, self.shortcut = stride, nn.Conv2d(channels, out_channels, 1, bias=False) if changes else None
+        self.stride, self.shortcut = (
+            stride,
+            nn.Conv2d(channels, out_channels, 1, bias=False) if changes else None,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm1(x))
-        if self.shortcut is not None:  # pixels are left out here: PyTorch 2.15 crashes on some strided 1×1 convolutions
+        if (
+            self.shortcut is not None
+        ):  # pixels are left out here: PyTorch 2.15 crashes on some strided 1×1 convolutions
             x = self.shortcut(h[..., :: self.stride, :: self.stride])
         return x + self.second(F.relu(self.norm2(self.first(h))))
 
@@ -199,7 +214,9 @@ class PreActResNet18(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         sizes = [width] + [width * 2**stage for stage in range(4) for _ in range(2)]
-        self.blocks = nn.Sequential(*(PreActBlock(a, b, 1 + (b > a)) for a, b in zip(sizes, sizes[1:])))
+        self.blocks = nn.Sequential(
+            *(PreActBlock(a, b, 1 + (b > a)) for a, b in zip(sizes, sizes[1:]))
+        )
         self.norm, self.head = nn.BatchNorm2d(sizes[-1]), nn.Linear(sizes[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:

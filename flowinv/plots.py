@@ -53,7 +53,10 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
     B = len(images)
     figure = plt.figure(figsize=(2.1 * B, 3.3))
     edges = np.deg2rad(np.linspace(-180, 180, 37))
-    shares = [np.histogram(np.deg2rad(degrees[:, b].cpu().numpy()), edges)[0] / len(degrees) for b in range(B)]
+    shares = [
+        np.histogram(np.deg2rad(degrees[:, b].cpu().numpy()), edges)[0] / len(degrees)
+        for b in range(B)
+    ]
     largest = np.sqrt(max(share.max() for share in shares))
     for b in range(B):
         _picture(figure.add_subplot(3, B, b + 1), images[b], labels[b])
@@ -81,8 +84,15 @@ def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Fig
         points = [(row["epoch"], row["widths"][c]) for row in history]
         ax.plot(*zip(*points), label=name, color=PALETTE[c], linestyle=LINES[c], linewidth=2)
     ax.axhline(uniform, color="grey", linewidth=0.8)
-    ax.annotate("full circle", (history[0]["epoch"], uniform), color="grey", fontsize=8, va="bottom")
-    ax.set(xlabel="epoch", ylabel="half-width of the rotation (degrees)", ylim=(0, 185), yticks=range(0, 181, 45))
+    ax.annotate(
+        "full circle", (history[0]["epoch"], uniform), color="grey", fontsize=8, va="bottom"
+    )
+    ax.set(
+        xlabel="epoch",
+        ylabel="half-width of the rotation (degrees)",
+        ylim=(0, 185),
+        yticks=range(0, 181, 45),
+    )
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(title="digit", ncols=len(classes), fontsize=8, loc="lower right")
     figure.tight_layout()
@@ -97,7 +107,9 @@ def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
     for n, name in enumerate(names):
         x = np.arange(len(values)) + (n - (len(names) - 1) / 2) * width
         y = [group[name] for group in values.values()]
-        drawn = ax.bar(x, y, 0.92 * width, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4])
+        drawn = ax.bar(
+            x, y, 0.92 * width, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4]
+        )
         ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
     ax.set_xticks(range(len(values)), list(values))
     ax.set(ylabel=ylabel, ylim=(0, 1.12 * max(max(group.values()) for group in values.values())))

@@ -118,7 +118,9 @@ def warp(images: Tensor, matrices: Tensor, isotropic: bool = True) -> Tensor:
         grid = matrices.flatten(0, -2) @ _centres(H, W, matrices.device, matrices.dtype)
     grid = grid.view(-1, 2, H, W).movedim(1, -1)
     images = images.expand(*matrices.shape[:-2], C, H, W)
-    warped = F.grid_sample(images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    warped = F.grid_sample(
+        images.flatten(0, -4), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return warped.view(images.shape)
 
 
@@ -191,7 +193,9 @@ class TransformFamily:
             )
         if validate:
             check_coefficients(T, self.dim)
-        with torch.autocast(images.device.type, enabled=False):  # half precision is too coarse for places
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # half precision is too coarse for places
             matrices = self.matrix(T)
         return warp(images, matrices, self.isotropic)
 
@@ -250,7 +254,9 @@ FAMILIES = Registry(
     "family",
     rotation=_family("rotation", exp=rigid_exponential),
     translation=_family("translation x", "translation y", exp=rigid_exponential),
-    rotation_translation=_family("translation x", "translation y", "rotation", exp=rigid_exponential),
+    rotation_translation=_family(
+        "translation x", "translation y", "rotation", exp=rigid_exponential
+    ),
     similarity=_family("translation x", "translation y", "rotation", "scale"),
     affine=_family("translation x", "translation y", "rotation", "scale", "stretch", "shear"),
     decoupled=_family("a", "b", "c", "d", "e", "f"),

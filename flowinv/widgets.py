@@ -30,8 +30,12 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
     <IPython.core.display.Image object> VBox(children=(SelectionSlider(description='angle', ...
     """
     start = {name: values[0] for name, values in choices.items() if values} | (start or {})
-    if start.keys() != choices.keys() or any(start[name] not in values for name, values in choices.items()):
-        raise ValueError(f"frames: expected values for each name and starts among them, got {choices} and {start}")
+    if start.keys() != choices.keys() or any(
+        start[name] not in values for name, values in choices.items()
+    ):
+        raise ValueError(
+            f"frames: expected values for each name and starts among them, got {choices} and {start}"
+        )
     sliders = {
         name: ipywidgets.SelectionSlider(
             options=[str(value) for value in values],
@@ -44,18 +48,28 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
     }
     drawn: list[bytes] = []
     stack = _stack(draw, sliders, choices, {}, drawn)
-    chosen = [drawn[round(i * (len(drawn) - 1) / (STRIP - 1))] for i in range(STRIP)] if len(drawn) > STRIP else drawn
+    chosen = (
+        [drawn[round(i * (len(drawn) - 1) / (STRIP - 1))] for i in range(STRIP)]
+        if len(drawn) > STRIP
+        else drawn
+    )
     display(Image(_strip(chosen)), ipywidgets.VBox([*sliders.values(), stack]))
 
 
-def _stack(draw: Callable, sliders: dict, choices: dict, chosen: dict, drawn: list[bytes]) -> ipywidgets.Widget:
+def _stack(
+    draw: Callable, sliders: dict, choices: dict, chosen: dict, drawn: list[bytes]
+) -> ipywidgets.Widget:
     """The frames of the names that are not chosen yet: a picture, or one picture (or stack) for each value, one of them shown."""
     left = [name for name in choices if name not in chosen]
     if not left:
         drawn.append(png(draw(**chosen)))
-        return ipywidgets.Image(value=drawn[-1], format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        return ipywidgets.Image(
+            value=drawn[-1], format="png", layout={"max_width": "100%", "object_fit": "contain"}
+        )
     name, slider = left[0], sliders[left[0]]
-    parts = [_stack(draw, sliders, choices, chosen | {name: value}, drawn) for value in choices[name]]
+    parts = [
+        _stack(draw, sliders, choices, chosen | {name: value}, drawn) for value in choices[name]
+    ]
     if hasattr(ipywidgets, "Stack"):
         stack = ipywidgets.Stack(parts, selected_index=slider.index)
         ipywidgets.jslink((slider, "index"), (stack, "selected_index"))

@@ -12,7 +12,9 @@ def seed():
 @pytest.fixture
 def images():
     """Eight smooth random pictures, (8, 1, 28, 28): coarse noise, enlarged."""
-    return torch.nn.functional.interpolate(torch.rand(8, 1, 4, 4), size=28, mode="bicubic").clamp(0, 1)
+    return torch.nn.functional.interpolate(torch.rand(8, 1, 4, 4), size=28, mode="bicubic").clamp(
+        0, 1
+    )
 
 
 @pytest.fixture

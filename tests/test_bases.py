@@ -6,7 +6,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from flowinv.bases import BoxUniform, GaussianMixture, UniformMixture, draw, draw_hard, draw_relaxed, wrap
+from flowinv.bases import (
+    BoxUniform,
+    GaussianMixture,
+    UniformMixture,
+    draw,
+    draw_hard,
+    draw_relaxed,
+    wrap,
+)
 
 
 def mixture(K=3, D=2, periodic=None, batch=(4,)):
@@ -32,7 +40,9 @@ def test_a_uniform_has_its_density_on_its_edges_and_none_outside():
 def test_on_the_line_it_is_torchs_mixture(K):
     q = mixture(K)
     components = torch.distributions.Independent(torch.distributions.Normal(q.loc, q.scale), 1)
-    theirs = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=q.log_weights), components)
+    theirs = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=q.log_weights), components
+    )
     x = 2 * torch.randn(50, 4, 2).double()
     assert torch.allclose(q.log_prob(x), theirs.log_prob(x))
 
@@ -41,7 +51,9 @@ def test_on_the_circle_it_is_the_sum_of_all_its_images():
     q = mixture(periodic=torch.tensor([False, True]))
     x = 2 * torch.rand(50, 4, 2).double() - 1
     far = torch.arange(-30, 31).double() * 2
-    images = torch.stack([x[..., :1].expand(*x.shape[:-1], 61), x[..., 1:] + far], -1)  # (50, 4, 61, 2)
+    images = torch.stack(
+        [x[..., :1].expand(*x.shape[:-1], 61), x[..., 1:] + far], -1
+    )  # (50, 4, 61, 2)
     line = GaussianMixture(q.log_weights[:, None], q.loc[:, None], q.scale[:, None])
     assert torch.allclose(q.log_prob(x), line.log_prob(images).logsumexp(-1), atol=1e-8)
     T = (torch.arange(4000).double() + 0.5) / 2000 - 1
@@ -97,7 +109,9 @@ def exact():
 
 def estimate(how, samples):
     logits, loc, scale = parameters = far_apart()
-    T, log_prob, weights = how(dist.TransformedDistribution(GaussianMixture(logits, loc, scale), []), samples)
+    T, log_prob, weights = how(
+        dist.TransformedDistribution(GaussianMixture(logits, loc, scale), []), samples
+    )
     value = (weights * (T.squeeze(-1) ** 2 + log_prob)).sum(0)
     return value, torch.autograd.grad(value, parameters)
 
@@ -151,7 +165,9 @@ def test_relaxed_indicators_fall_between_the_modes_and_their_entropy_is_none():
     T, log_prob, _ = draw_relaxed(q, 20000)
     nearest = (T - loc.squeeze(1)).abs().amin(-1)
     assert (nearest > 1).float().mean() > 0.2  # several standard deviations from every mode
-    entropy = 0.5 * math.log(2 * math.pi * math.e) + math.log(0.25) + math.log(3)  # more than q can have
+    entropy = (
+        0.5 * math.log(2 * math.pi * math.e) + math.log(0.25) + math.log(3)
+    )  # more than q can have
     assert -log_prob.mean() > entropy + 5
     T, log_prob, _ = draw(q, 20000)
     assert (T - loc.squeeze(1)).abs().amin(-1).max() < 1.5
@@ -176,11 +192,15 @@ def test_the_score_function_has_the_exact_gradient(samples):
     """Many repetitions at once: as many independent rows."""
     q, logits = boxes()
     middles, w = torch.linspace(-0.8, 0.8, 5).double(), q.log_weights.exp()
-    (expected,) = torch.autograd.grad((w * (middles**2 + 0.16 / 12 + 3 + (w / 0.4).log())).sum(), logits)
+    (expected,) = torch.autograd.grad(
+        (w * (middles**2 + 0.16 / 12 + 3 + (w / 0.4).log())).sum(), logits
+    )
     rows = 300000 // samples
     T, log_prob, weights = draw(UniformMixture(logits.expand(rows, 5), q.low, q.high), samples)
     assert torch.allclose(weights, torch.tensor(1 / samples).double())
-    (found,) = torch.autograd.grad((weights * (T.squeeze(-1) ** 2 + 3 + log_prob)).sum() / rows, logits)
+    (found,) = torch.autograd.grad(
+        (weights * (T.squeeze(-1) ** 2 + 3 + log_prob)).sum() / rows, logits
+    )
     assert torch.allclose(found, expected, atol=0.03)
 
 

@@ -23,18 +23,35 @@ def elsewhere(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("colab")
     run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: E731
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", ROOT)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        folder / "dist",
+        ROOT,
+    )
     run(sys.executable, "-m", "venv", folder / "venv")
     python = folder / "venv" / "bin" / "python"
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
+    site = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    )
     (site / "everything-else.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (wheel,) = (folder / "dist").glob("*.whl")
-    found = subprocess.run([python, "-c", "import flowinv"], capture_output=True, cwd=folder).returncode == 0
+    found = (
+        subprocess.run([python, "-c", "import flowinv"], capture_output=True, cwd=folder).returncode
+        == 0
+    )
     assert not found, "flowinv is there before the first cell"
     return python, wheel
 
 
-@pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "chapter", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem
+)
 def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
     """From an empty folder, flowinv arriving only through the first cell, from the built wheel; then the exercises' solutions."""
     python, wheel = elsewhere
@@ -61,7 +78,9 @@ def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
         "km = KernelManager(); km._kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']);"
         "NotebookClient(nbformat.read('chapter.ipynb', 4), timeout=300, km=km).execute()"
     )
-    result = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -69,7 +88,9 @@ def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
 def test_the_python_on_a_page_runs(page):
     """With less training; the README's three lines on images that stand in for the reader's own."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-    code, shortened = re.subn(r"Settings\(.*?\)", "Settings(epochs=2, burn_in=1), progress=False", code)
+    code, shortened = re.subn(
+        r"Settings\(.*?\)", "Settings(epochs=2, burn_in=1), progress=False", code
+    )
     assert shortened == 1
     names = {
         "images": torch.rand(64, 1, 28, 28),

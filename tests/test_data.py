@@ -32,7 +32,9 @@ def small(monkeypatch):
         "test_images": rng.integers(0, 256, (20, 28, 28), np.uint8),
         "test_labels": np.arange(20, dtype=np.uint8) % 10,
     }
-    monkeypatch.setitem(data.SHA256, "mnist", tuple(data._sha256(arrays[key]) for key in data.ARRAYS))
+    monkeypatch.setitem(
+        data.SHA256, "mnist", tuple(data._sha256(arrays[key]) for key in data.ARRAYS)
+    )
     return arrays
 
 
@@ -46,7 +48,12 @@ def no_network(monkeypatch):
 
 def test_the_sample_is_balanced_and_scaled():
     digits = data.load("mnist", sample=True)
-    assert digits.train_images.shape == (10000, 1, 28, 28) and digits.test_images.shape == (2000, 1, 28, 28)
+    assert digits.train_images.shape == (10000, 1, 28, 28) and digits.test_images.shape == (
+        2000,
+        1,
+        28,
+        28,
+    )
     assert torch.bincount(digits.train_labels).tolist() == [1000] * 10
     assert digits.train_images.min() == 0 and digits.train_images.max() == 1
     assert "embedded sample" in str(digits)
@@ -56,7 +63,9 @@ def test_only_renumbers_the_classes_it_keeps():
     digits = data.load("mnist", sample=True)
     some = digits.only([6, 1])
     assert some.classes == ("6", "1") and len(some.train_labels) == 2000
-    assert torch.equal(some.test_images[some.test_labels == 0], digits.test_images[digits.test_labels == 6])
+    assert torch.equal(
+        some.test_images[some.test_labels == 0], digits.test_images[digits.test_labels == 6]
+    )
     with pytest.raises(ValueError, match="classes: expected numbers from 0 to 9"):
         digits.only([11])
 
@@ -64,7 +73,9 @@ def test_only_renumbers_the_classes_it_keeps():
 def test_a_cached_file_is_read(cache, small):
     np.savez_compressed(cache / "mnist.npz", **small)
     digits = data.load("mnist")
-    assert (digits.train_images[:, 0] * 255).round().byte().numpy().tolist() == small["train_images"].tolist()
+    assert (digits.train_images[:, 0] * 255).round().byte().numpy().tolist() == small[
+        "train_images"
+    ].tolist()
     assert str(digits).startswith("MNIST: 30 training and 20 test images of 10 classes")
 
 
@@ -120,7 +131,13 @@ def test_without_network_the_error_names_the_file_the_ways_and_the_sample(cache,
         data.load("mnist")
     message = str(error.value)
     assert "\n" not in message
-    for part in (str(cache / "mnist.npz"), "no route to host", "with a network", "copy mnist.npz", "sample=True"):
+    for part in (
+        str(cache / "mnist.npz"),
+        "no route to host",
+        "with a network",
+        "copy mnist.npz",
+        "sample=True",
+    ):
         assert part in message
     assert list(cache.iterdir()) == []
 
@@ -142,7 +159,10 @@ def test_a_download_is_checked_and_cached(cache, small, monkeypatch):
 def test_a_download_that_is_not_what_it_should_be_is_not_cached(cache, small, monkeypatch):
     class Fake:
         def __init__(self, root, train, download):
-            self.data, self.targets = torch.zeros(30, 28, 28, dtype=torch.uint8), torch.zeros(30, dtype=torch.int64)
+            self.data, self.targets = (
+                torch.zeros(30, 28, 28, dtype=torch.uint8),
+                torch.zeros(30, dtype=torch.int64),
+            )
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", Fake)
     with pytest.raises(data.DataError, match="SHA-256"):
@@ -151,9 +171,13 @@ def test_a_download_that_is_not_what_it_should_be_is_not_cached(cache, small, mo
 
 
 def test_an_unknown_data_set_and_a_missing_sample_are_named(cache):
-    with pytest.raises(ValueError, match="unknown data set 'emnist': expected one of mnist, fashion_mnist, cifar10"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'emnist': expected one of mnist, fashion_mnist, cifar10"
+    ):
         data.load("emnist")
-    with pytest.raises(data.DataError, match="fashion_mnist has no embedded sample.*or one of mnist, cifar10"):
+    with pytest.raises(
+        data.DataError, match="fashion_mnist has no embedded sample.*or one of mnist, cifar10"
+    ):
         data.load("fashion_mnist", sample=True)
 
 
@@ -170,15 +194,21 @@ def test_the_sample_is_drawn_from_the_full_set(name):
 def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
     """Colour images as lossless sheets: 100 tiles in two rows of 50."""
     rng = np.random.default_rng(0)
-    images = np.broadcast_to(rng.integers(0, 256, (200, 1, 1, 3), np.uint8), (200, 32, 32, 3)).copy()
+    images = np.broadcast_to(
+        rng.integers(0, 256, (200, 1, 1, 3), np.uint8), (200, 32, 32, 3)
+    ).copy()
     images[:, 3, 5:9] = 7
     labels = rng.integers(0, 10, 200, np.uint8)
     arrays = dict(zip(data.ARRAYS, (images[:100], labels[:100], images[100:], labels[100:])))
     monkeypatch.setattr(data, "draw_sample", lambda name: dict(arrays))
     monkeypatch.setattr(data, "SAMPLES", tmp_path)
-    monkeypatch.setitem(data.SAMPLE_SHA256, "cifar10", tuple(data.write_sample("cifar10", tmp_path)))
+    monkeypatch.setitem(
+        data.SAMPLE_SHA256, "cifar10", tuple(data.write_sample("cifar10", tmp_path))
+    )
     read = data.load("cifar10", sample=True)
-    assert torch.equal((read.train_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[:100]))
+    assert torch.equal(
+        (read.train_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[:100])
+    )
     (tmp_path / "cifar10-test_images.webp").unlink()
     data._read.cache_clear()
     with pytest.raises(data.DataError, match="install flowinv again"):
@@ -187,7 +217,12 @@ def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
 
 def test_colour_images_of_the_sample_are_channels_first():
     sample = data.load("cifar10", sample=True)
-    assert sample.train_images.shape == (2000, 3, 32, 32) and sample.test_images.shape == (1000, 3, 32, 32)
+    assert sample.train_images.shape == (2000, 3, 32, 32) and sample.test_images.shape == (
+        1000,
+        3,
+        32,
+        32,
+    )
     assert torch.bincount(sample.test_labels).tolist() == [100] * 10
     sky = sample.train_images[sample.train_labels == 0][..., :4, :].mean((0, 2, 3))
     assert sky[2] > sky[0] + 0.03  # above aeroplanes it is more blue than red
@@ -196,9 +231,14 @@ def test_colour_images_of_the_sample_are_channels_first():
 def test_cifar10_is_read_from_the_version_without_pickles(cache, monkeypatch):
     """One label, then red, green and blue planes: a tar of six files in that format, made here."""
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (60, 32, 32, 3), np.uint8), rng.integers(0, 10, 60, np.uint8)
+    images, labels = (
+        rng.integers(0, 256, (60, 32, 32, 3), np.uint8),
+        rng.integers(0, 10, 60, np.uint8),
+    )
     arrays = dict(zip(data.ARRAYS, (images[:50], labels[:50], images[50:], labels[50:])))
-    monkeypatch.setitem(data.SHA256, "cifar10", tuple(data._sha256(arrays[key]) for key in data.ARRAYS))
+    monkeypatch.setitem(
+        data.SHA256, "cifar10", tuple(data._sha256(arrays[key]) for key in data.ARRAYS)
+    )
 
     def download(url, folder, filename):
         assert url.endswith("cifar-10-binary.tar.gz")
@@ -213,9 +253,13 @@ def test_cifar10_is_read_from_the_version_without_pickles(cache, monkeypatch):
 
     monkeypatch.setattr(data, "download_url", download)
     loaded = data.load("cifar10")
-    assert torch.equal((loaded.test_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[50:]))
+    assert torch.equal(
+        (loaded.test_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[50:])
+    )
     assert loaded.classes[3] == "cat" and (cache / "cifar10.npz").exists()
-    monkeypatch.setattr(data, "download_url", lambda *args: (Path(args[1]) / args[2]).write_bytes(b"not a tar"))
+    monkeypatch.setattr(
+        data, "download_url", lambda *args: (Path(args[1]) / args[2]).write_bytes(b"not a tar")
+    )
     (cache / "cifar10.npz").unlink()
     with pytest.raises(data.DataError, match="CIFAR-10 could not be downloaded"):
         data.load("cifar10")
@@ -239,7 +283,11 @@ def test_rotations_are_fixed_by_their_seed_and_known():
     ones = data.load("mnist", sample=True).only([1])
     turned = ones.rotated(90)
     again = FAMILIES["rotation"].warp(turned.test_images, -turned.test_angles[:, None] / 180)
-    assert (again - ones.test_images).abs().mean() < 0.02 < (turned.test_images - ones.test_images).abs().mean()
+    assert (
+        (again - ones.test_images).abs().mean()
+        < 0.02
+        < (turned.test_images - ones.test_images).abs().mean()
+    )
     assert turned.train_angles.abs().max() <= 90 and turned.train_angles.std() > 40
     assert torch.equal(turned.train_images, ones.rotated(90).train_images)
     assert not torch.equal(turned.train_angles, ones.rotated(90, seed=1).train_angles)
@@ -261,13 +309,19 @@ def folder(tmp_path):
         for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
             (tmp_path / "own" / split / name).mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (60, 40), colour).save(tmp_path / "own" / split / name / f"{i}.png")
+                Image.new("RGB", (60, 40), colour).save(
+                    tmp_path / "own" / split / name / f"{i}.png"
+                )
     return tmp_path / "own"
 
 
 def test_a_folder_of_images_is_a_data_set(folder):
     own = data.load_folder(folder, size=24)
-    assert own.train_images.shape == (6, 3, 24, 24) and own.classes == ("blue", "red") and own.title == "own"
+    assert (
+        own.train_images.shape == (6, 3, 24, 24)
+        and own.classes == ("blue", "red")
+        and own.title == "own"
+    )
     assert own.test_labels.tolist() == [0, 0, 1, 1]
     assert torch.equal(own.test_images[2].amax((1, 2)), torch.tensor([1.0, 0, 0]))
 

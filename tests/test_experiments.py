@@ -15,7 +15,9 @@ from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
 from flowinv.training import Steps, make_optimizers, step
 
 
-@pytest.mark.parametrize(("name", "row"), [(name, row) for name, e in EXPERIMENTS.items() for row in e.guides])
+@pytest.mark.parametrize(
+    ("name", "row"), [(name, row) for name, e in EXPERIMENTS.items() for row in e.guides]
+)
 @pytest.mark.filterwarnings("ignore::flowinv.training.TrainingWarning")
 def test_every_row_of_every_experiment_runs_and_its_metrics_are_numbers(name, row, tmp_path):
     entry = run(name, "ci", row, 0, tmp_path / "results", tmp_path / "runs")
@@ -25,8 +27,15 @@ def test_every_row_of_every_experiment_runs_and_its_metrics_are_numbers(name, ro
         for number in (value.values() if isinstance(value, dict) else [value])
     ]
     assert all(math.isfinite(value) for value in values) and summary(entry["metrics"])
-    assert json.loads((tmp_path / "results" / name / "ci.json").read_text())[0]["metrics"] == entry["metrics"]
-    assert list(EXPERIMENTS[name].published) == [] or row in EXPERIMENTS[name].published or row == "instaaug"
+    assert (
+        json.loads((tmp_path / "results" / name / "ci.json").read_text())[0]["metrics"]
+        == entry["metrics"]
+    )
+    assert (
+        list(EXPERIMENTS[name].published) == []
+        or row in EXPERIMENTS[name].published
+        or row == "instaaug"
+    )
 
 
 def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(tmp_path):
@@ -83,7 +92,9 @@ def test_a_rotation_has_no_rotation_error_and_a_box_has(monkeypatch):
     assert found["rotation_error"] == pytest.approx(found["rotation_error_of_the_box"], rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-13layer", "cifar10-lt", "fmnist", "mnist", "tinyimagenet-crop"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar10-13layer", "cifar10-lt", "fmnist", "mnist", "tinyimagenet-crop"]
+)
 def test_full_is_as_published(name):
     """Networks, batch, samples, optimiser and price of entropy of the paper."""
     experiment = EXPERIMENTS[name]
@@ -103,12 +114,23 @@ def test_full_is_as_published(name):
         samples,
         batch,
     )
-    assert (settings.optimizer, settings.lr) == (("adam", 1e-3) if name == "mnist" else ("sgd", 0.1))
+    assert (settings.optimizer, settings.lr) == (
+        ("adam", 1e-3) if name == "mnist" else ("sgd", 0.1)
+    )
     epochs, factor, burn_in = (100, 0.05, 10) if name == "cifar10-lt" else (200, 0.1, 10)
     epochs, burn_in = (100, 1) if name == "mnist" else (epochs, burn_in)
-    assert (settings.epochs, settings.decay, settings.burn_in) == (epochs, Steps(80, factor), burn_in)
+    assert (settings.epochs, settings.decay, settings.burn_in) == (
+        epochs,
+        Steps(80, factor),
+        burn_in,
+    )
     assert settings.guide_lr == (1e-3 if name == "fmnist" else 1e-4)
-    assert 0.9 < weights / {FixupResNet: 77e3, ConvNet13: 3.12e6, LeNet: 61.7e3, PreActResNet18: 11.2e6}[kind] < 1.1
+    assert (
+        0.9
+        < weights
+        / {FixupResNet: 77e3, ConvNet13: 3.12e6, LeNet: 61.7e3, PreActResNet18: 11.2e6}[kind]
+        < 1.1
+    )
     assert experiment.settings("full", "none").samples == 1
 
 
@@ -119,7 +141,9 @@ def test_a_step_at_full_scale_runs(name):
     data = experiment.data("ci")
     model, settings = experiment.build("flow", "full", data), experiment.settings("full", "flow")
     optimizers = make_optimizers(model.train(), settings, fused=True)
-    loss, entropy, norm = step(model, optimizers, data.train_images[:4], data.train_labels[:4], settings, 0.1)
+    loss, entropy, norm = step(
+        model, optimizers, data.train_images[:4], data.train_labels[:4], settings, 0.1
+    )
     assert loss.isfinite() and norm.isfinite() and norm > 0
 
 

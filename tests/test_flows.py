@@ -42,7 +42,9 @@ def apart(x, y, kind):
 
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=["-".join(map(str, k)) for k in KINDS])
-every_circle = pytest.mark.parametrize("kind", [k for k in KINDS if k[3]], ids=lambda k: "-".join(map(str, k)))
+every_circle = pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k[3]], ids=lambda k: "-".join(map(str, k))
+)
 
 
 @pytest.mark.parametrize("univariate", [affine, spline])
@@ -92,11 +94,17 @@ def test_density_integrates_to_one_on_the_box(kind):
             line = 12 * points
             points, weights = line.tanh(), 12 * weights * (1 - line.tanh() ** 2)
         grid = torch.cartesian_prod(*[points] * dim).view(-1, 1, dim)
-        weights = torch.cartesian_prod(*[weights * torch.ones_like(points)] * dim).view(-1, 1, dim).prod(-1)
+        weights = (
+            torch.cartesian_prod(*[weights * torch.ones_like(points)] * dim)
+            .view(-1, 1, dim)
+            .prod(-1)
+        )
         q = flow(torch.randn(3, 4, dtype=torch.float64))
         with torch.no_grad():
             density = q.log_prob(grid.expand(-1, 3, -1)).exp()
-        assert torch.allclose((density * weights).sum(0), torch.ones(3, dtype=torch.float64), atol=2e-3)
+        assert torch.allclose(
+            (density * weights).sum(0), torch.ones(3, dtype=torch.float64), atol=2e-3
+        )
 
 
 @every_kind
@@ -124,7 +132,10 @@ def test_the_circle_has_no_seam(kind):
         q = flow(context)
         with torch.no_grad():
             assert torch.allclose(q.log_prob(below), q.log_prob(above), atol=1e-9)
-            slopes = [(q.log_prob(x + s) - q.log_prob(x)) / s[-1] for x, s in ((below, -step), (above, step))]
+            slopes = [
+                (q.log_prob(x + s) - q.log_prob(x)) / s[-1]
+                for x, s in ((below, -step), (above, step))
+            ]
         assert torch.allclose(*slopes, atol=1e-3, rtol=1e-3)
     # Nor where splines, base and networks have theirs, somewhere: all the way round, differences between
     # neighbours shrink with their distance. A jump would not.
@@ -234,7 +245,9 @@ def test_scoring_a_sample_drawn_without_gradients_has_gradients(kind):
     parameters = list(flow.parameters())
     gradients = torch.autograd.grad(q.log_prob(T).sum(), parameters)
     again = torch.autograd.grad(flow(context).log_prob(T).sum(), parameters)
-    assert all(torch.allclose(a, b) and a.abs().sum() > 0 for a, b in zip(gradients, again, strict=True))
+    assert all(
+        torch.allclose(a, b) and a.abs().sum() > 0 for a, b in zip(gradients, again, strict=True)
+    )
 
 
 def test_a_new_flow_is_near_its_base_whatever_the_context():
@@ -254,7 +267,9 @@ def test_loaded_weights_make_a_flow_that_is_built_alike_the_same(kind, tmp_path)
 
 @pytest.mark.parametrize("periodic", [None, [False, True]])
 def test_wide_bases_have_gradients_too(periodic):
-    flow = ConditionalFlow(2, 4, base="mixture", components=3, layers=0, scale=[1.5, 0.2], periodic=periodic)
+    flow = ConditionalFlow(
+        2, 4, base="mixture", components=3, layers=0, scale=[1.5, 0.2], periodic=periodic
+    )
     T, log_prob, weights = draw(flow(torch.randn(5, 4)), 3)
     (weights * log_prob).sum().backward()
     assert flow.mixture.linear.weight.grad.isfinite().all()
@@ -268,7 +283,9 @@ def test_the_layers_work_in_any_pyro_model():
     with pyro.poutine.trace() as trace:
         T = pyro.sample("T", conditional.condition(context))
     trace.trace.compute_log_prob()
-    assert trace.trace.nodes["T"]["log_prob"].item() == pytest.approx(flow(context).log_prob(T.clone()).item())
+    assert trace.trace.nodes["T"]["log_prob"].item() == pytest.approx(
+        flow(context).log_prob(T.clone()).item()
+    )
 
 
 def test_bad_input_is_a_one_line_error():
@@ -309,7 +326,9 @@ def test_a_mixture_starts_spread_evenly_over_the_circle():
         middles = (torch.arange(K) + 0.5) * 2 / K - 1
         with torch.no_grad():
             log_prob = q.log_prob(middles[:, None, None].expand(K, 3, 1))
-        assert torch.allclose(log_prob, torch.tensor(-math.log(K * 0.05 * (2 * math.pi) ** 0.5)), atol=0.3)
+        assert torch.allclose(
+            log_prob, torch.tensor(-math.log(K * 0.05 * (2 * math.pi) ** 0.5)), atol=0.3
+        )
 
 
 def as_zuko(params):
@@ -333,7 +352,9 @@ def test_the_spline_is_zukos():
     x = 1.98 * torch.rand(500, dtype=torch.float64) - 0.99
     y, log_slope = spline(x, params)
     theirs, their_slope = as_zuko(params).call_and_ladj(x)
-    assert torch.allclose(y, theirs, atol=1e-10) and torch.allclose(log_slope, their_slope, atol=1e-8)
+    assert torch.allclose(y, theirs, atol=1e-10) and torch.allclose(
+        log_slope, their_slope, atol=1e-8
+    )
     assert torch.allclose(spline(y, params, inverse=True)[0], as_zuko(params).inv(y), atol=1e-8)
 
 
@@ -347,7 +368,9 @@ def test_layers_are_zukos_with_the_same_weights(univariate):
             return zuko.transforms.DependentTransform(as_zuko(params), 1)
         log_scale = 2 * torch.tanh(params[..., 0] / 2)
         raw = log_scale / (1 - (log_scale / math.log(1e-3)).abs())
-        return zuko.transforms.DependentTransform(zuko.transforms.MonotonicAffineTransform(params[..., 1], raw), 1)
+        return zuko.transforms.DependentTransform(
+            zuko.transforms.MonotonicAffineTransform(params[..., 1], raw), 1
+        )
 
     for ranks in (torch.arange(4), torch.tensor([0, 1, 0, 1])):
         layer = ConditionalLayers(univariate, P, ranks[None], 3, hidden=16).double()
@@ -400,7 +423,9 @@ def test_the_fast_path_is_layer_by_layer(dim, coupling, samples):
         T = q.rsample(samples)
         log_prob = q.log_prob(T)
         (T.square().sum(-1) * torch.arange(5) - log_prob.exp()).sum().backward()
-        results.append([T, log_prob, context.grad, *(parameter.grad for parameter in flow.parameters())])
+        results.append(
+            [T, log_prob, context.grad, *(parameter.grad for parameter in flow.parameters())]
+        )
     for x, y in zip(*results, strict=True):
         assert torch.allclose(x, y, atol=1e-9)
     assert [passes_through(result[0], "FusedAffineBackward") for result in results] == [True, False]

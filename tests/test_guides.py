@@ -13,7 +13,12 @@ from flowinv.networks import ConvNet
 from flowinv.training import Settings, fit
 from flowinv.transforms import FAMILIES
 
-PAIRS = [(guide, family) for guide in GUIDES for family in FAMILIES if guide != "instaaug_crops" or family == "crop"]
+PAIRS = [
+    (guide, family)
+    for guide in GUIDES
+    for family in FAMILIES
+    if guide != "instaaug_crops" or family == "crop"
+]
 FAMILY_OF = {"instaaug_crops": "crop"}  # the others take any
 
 
@@ -45,7 +50,9 @@ def test_every_guides_density_is_that_of_its_samples(name, family, images):
     assert weights.sum().item() == pytest.approx(1, abs=0.03)
     for d in range(D):
         share = (weights * (T[..., d] > 0.1)).sum() / weights.sum()
-        assert share.item() == pytest.approx((samples[..., d] > 0.1).double().mean().item(), abs=0.03)
+        assert share.item() == pytest.approx(
+            (samples[..., d] > 0.1).double().mean().item(), abs=0.03
+        )
 
 
 class PredictedAngle(nn.Module):
@@ -60,7 +67,9 @@ class PredictedAngle(nn.Module):
         return BoxUniform(centre - self.width, centre + self.width, validate_args=False).to_event(1)
 
 
-def test_a_new_guide_is_a_class_of_a_few_lines_and_works_with_everything(images, labels, monkeypatch):
+def test_a_new_guide_is_a_class_of_a_few_lines_and_works_with_everything(
+    images, labels, monkeypatch
+):
     monkeypatch.setitem(GUIDES, "angle", PredictedAngle)
     model = InvariantClassifier.build("angle", "rotation", in_channels=1, classes=5, width=4)
     before = model.q.network.head.bias.clone()
@@ -104,7 +113,9 @@ def test_an_unknown_guide_and_a_box_too_wide_are_one_line_errors():
     with pytest.raises(ValueError, match="half_width: expected numbers above 0 and up to 1, got"):
         GUIDES["fixed"](FAMILIES["rotation"], 1, half_width=2)
     for name in ("augerino", "instaaug"):
-        with pytest.raises(ValueError, match="half_width: expected numbers above 0 and up to 0.999"):
+        with pytest.raises(
+            ValueError, match="half_width: expected numbers above 0 and up to 0.999"
+        ):
             GUIDES[name](FAMILIES["rotation"], 1, half_width=1.0)
     with pytest.raises(ValueError, match="expected the family crop, got one of rotation"):
         GUIDES["instaaug_crops"](FAMILIES["rotation"], 1)
@@ -130,7 +141,13 @@ def test_global_guides_do_not_look_and_the_others_do(images):
 def test_guides_start_around_the_identity_of_their_family(images):
     """So that a crop's guide starts with large crops, not with any."""
     for name in ("none", "fixed", "augerino", "instaaug", "gaussian", "flow"):
-        options = {} if name == "none" else {"half_width": 0.2} if name in ("fixed", "augerino", "instaaug") else {}
+        options = (
+            {}
+            if name == "none"
+            else {"half_width": 0.2}
+            if name in ("fixed", "augerino", "instaaug")
+            else {}
+        )
         T = GUIDES[name](FAMILIES["crop"], 1, **options)(images).sample((500,))
         assert T[..., 2:].mean() > 0.6 and T[..., :2].mean().abs() < 0.1, name
 
@@ -139,7 +156,9 @@ def test_crops_are_where_the_network_looks():
     """The 321 cells: disjoint, inside the box, and in the order of the network's maps."""
     guide = GUIDES["instaaug_crops"](FAMILIES["crop"], 1)
     guide.family = FAMILIES["crop"]
-    assert len(guide.low) == 321 and (guide.low >= -1 - 1e-6).all() and (guide.high <= 1 + 1e-6).all()
+    assert (
+        len(guide.low) == 321 and (guide.low >= -1 - 1e-6).all() and (guide.high <= 1 + 1e-6).all()
+    )
     middles = (guide.low + guide.high) / 2
     inside = ((middles[:, None] > guide.low) & (middles[:, None] < guide.high)).all(-1)
     assert torch.equal(inside, torch.eye(321, dtype=torch.bool))
@@ -152,14 +171,22 @@ def test_crops_are_where_the_network_looks():
         for axis, (size, centre) in enumerate(((M[0, 0], M[0, 2]), (M[1, 1], M[1, 2]))):
             pixels = edges[felt[0, 0].abs().sum(axis) > 0]
             low, high = ((centre + sign * size).item() * 32 + 32 for sign in (-1, 1))
-            assert pixels.min() >= low - 8 and pixels.max() <= high + 8  # its window, and a convolution's reach
+            assert (
+                pixels.min() >= low - 8 and pixels.max() <= high + 8
+            )  # its window, and a convolution's reach
             assert pixels.min() <= low + 8 and pixels.max() >= high - 8, (crop, axis)
 
 
 def test_the_published_flow_can_be_built():
     """Affine coupling, 12 layers, a mixture as base: no option is missing."""
     q = GUIDES["flow"](
-        FAMILIES["affine"], 3, univariate="affine", base="mixture", coupling=True, layers=12, components=4
+        FAMILIES["affine"],
+        3,
+        univariate="affine",
+        base="mixture",
+        coupling=True,
+        layers=12,
+        components=4,
     )(torch.rand(2, 3, 32, 32))
     T, log_prob, weights = draw(q, 4)
     assert T.shape == (4, 2, 6) and log_prob.isfinite().all()

@@ -16,7 +16,10 @@ from flowinv.transforms import FAMILIES
 @pytest.fixture
 def originals(monkeypatch):
     """Two pictures that stand in for Mario and Iggy, with their sums in place."""
-    pictures = {name: np.random.default_rng(i).random((1, 3, 32, 32)) for i, name in enumerate(("mario", "iggy"))}
+    pictures = {
+        name: np.random.default_rng(i).random((1, 3, 32, 32))
+        for i, name in enumerate(("mario", "iggy"))
+    }
     for name, picture in pictures.items():
         monkeypatch.setitem(module.SHA256, name, module_sum(picture))
     return pictures
@@ -56,13 +59,20 @@ def test_poses_of_upright_and_upside_down_alternate_round_the_circle(modes):
     poses = mario_poses(modes)
     assert torch.equal(poses[0], poses[2]) and torch.equal(poses[1], poses[3])
     both = torch.cat([poses[0], poses[1]]).sort().values
-    assert torch.allclose(both.diff(), torch.full((2 * modes - 1,), 180 / modes)) and (both.abs() <= 180).all()
+    assert (
+        torch.allclose(both.diff(), torch.full((2 * modes - 1,), 180 / modes))
+        and (both.abs() <= 180).all()
+    )
     assert 0 in poses[0] and (modes % 2 == 0 or 180 in poses[1])
 
 
 def test_the_seed_fixes_it_all():
-    first, again, other = (mario_iggy(train=40, test=20, seed=seed, sample=True) for seed in (0, 0, 1))
-    assert torch.equal(first.train_images, again.train_images) and torch.equal(first.test_labels, again.test_labels)
+    first, again, other = (
+        mario_iggy(train=40, test=20, seed=seed, sample=True) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.train_images, again.train_images) and torch.equal(
+        first.test_labels, again.test_labels
+    )
     assert not torch.equal(first.train_angles, other.train_angles)
 
 
@@ -72,16 +82,23 @@ def test_the_sprites_are_two_and_upside_down_they_are_others():
     poses = torch.cat([sprites, sprites.rot90(2, (2, 3))])
     differences = (poses[:, None] - poses[None]).abs().mean((2, 3, 4)) + torch.eye(4)
     assert differences.min() > 0.03
-    assert sprites[..., 0, :].max() < 0.1 and sprites[..., 0, :2].max() == 0  # nothing is lost in the corners
+    assert (
+        sprites[..., 0, :].max() < 0.1 and sprites[..., 0, :2].max() == 0
+    )  # nothing is lost in the corners
 
 
 def test_originals_come_from_the_cache(cache, originals):
     cache.mkdir()
     np.savez(cache / "mario_iggy.npz", **originals)
     data = mario_iggy(train=10, test=10)
-    assert str(data).startswith("Mario-Iggy (original images), ±45°: 10 training") and data.classes[0] == "Mario up"
+    assert (
+        str(data).startswith("Mario-Iggy (original images), ±45°: 10 training")
+        and data.classes[0] == "Mario up"
+    )
     np.savez(cache / "mario_iggy.npz", mario=originals["mario"] + 1e-9, iggy=originals["iggy"])
-    with pytest.raises(DataError, match="mario_iggy.npz is damaged .mario has SHA-256.*delete the file"):
+    with pytest.raises(
+        DataError, match="mario_iggy.npz is damaged .mario has SHA-256.*delete the file"
+    ):
         mario_iggy(train=10, test=10)
 
 
@@ -117,6 +134,8 @@ def test_without_network_the_sprites_stand_in_and_the_title_says_so(cache, monke
 
 def test_what_cannot_be_is_a_one_line_error():
     for bad in ({"modes": 0}, {"degrees": 0}, {"degrees": 31, "modes": 3}, {"train": 0}):
-        with pytest.raises(ValueError, match="mario_iggy: expected modes, train and test of 1 or more") as error:
+        with pytest.raises(
+            ValueError, match="mario_iggy: expected modes, train and test of 1 or more"
+        ) as error:
             mario_iggy(**bad, sample=True)
         assert "\n" not in str(error.value)

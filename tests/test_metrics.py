@@ -15,14 +15,18 @@ from flowinv.transforms import FAMILIES
 def test_half_width_of_a_uniform_is_its_mass_times_its_half_width():
     for w in (0.1, 0.5, 1.0):
         values = torch.linspace(-w, w, 4001)[:, None].expand(-1, 3)
-        assert torch.allclose(metrics.half_width(values, periodic=False), torch.tensor(0.99 * w), atol=1e-3)
+        assert torch.allclose(
+            metrics.half_width(values, periodic=False), torch.tensor(0.99 * w), atol=1e-3
+        )
 
 
 def test_half_width_of_a_periodic_coefficient_does_not_depend_on_where_the_circle_is_cut():
     values = 0.2 * torch.randn(500)
     turned = (values + 0.9 + 1) % 2 - 1  # around ±1
     assert torch.allclose(
-        metrics.half_width(turned, periodic=True), metrics.half_width(values, periodic=True), atol=1e-5
+        metrics.half_width(turned, periodic=True),
+        metrics.half_width(values, periodic=True),
+        atol=1e-5,
     )
     assert metrics.half_width(turned, periodic=False) > 0.9
 
@@ -33,11 +37,14 @@ def test_half_width_leaves_out_the_rarest():
 
 
 def test_widths_of_a_fixed_box_in_degrees(images, labels):
-    model = InvariantClassifier.build("fixed", "rotation_translation", 1, 5, half_width=[0.1, 0.1, 0.5])
+    model = InvariantClassifier.build(
+        "fixed", "rotation_translation", 1, 5, half_width=[0.1, 0.1, 0.5]
+    )
     widths = metrics.class_widths(model, images, labels, 5)
     assert widths == pytest.approx([0.99 * 90] * 5, abs=5)
     with pytest.raises(
-        ValueError, match="coefficient: expected one of translation x, translation y, rotation, got 'shear'"
+        ValueError,
+        match="coefficient: expected one of translation x, translation y, rotation, got 'shear'",
     ):
         metrics.invariance_width(model, images, "shear")
 
@@ -55,7 +62,12 @@ def test_images_are_turned_within_their_own_limit(images):
     moved = (turned - images).abs().amax((1, 2, 3)) > 1e-3
     assert moved.tolist() == [False] * 4 + [True] * 4
     white = torch.ones(50, 1, 33, 33)  # here rounding would lead above 1
-    assert metrics.rotate_within(white, torch.full((50,), 180.0), torch.Generator().manual_seed(0)).max() <= 1
+    assert (
+        metrics.rotate_within(
+            white, torch.full((50,), 180.0), torch.Generator().manual_seed(0)
+        ).max()
+        <= 1
+    )
 
 
 def test_guides_are_measured_by_name_of_the_coefficient_only(images):
@@ -87,18 +99,26 @@ def test_coverage_counts_every_mode():
     reached, inside = metrics.coverage(one, modes, 1 / 6, periodic=True)
     assert reached.item() == pytest.approx(1 / 3, abs=0.05) and inside == 1
     all_three = wrap(one + modes[torch.randint(3, (5000,))])
-    assert metrics.coverage(all_three, modes, 1 / 6, periodic=True)[0].item() == pytest.approx(0.95, abs=0.06)
+    assert metrics.coverage(all_three, modes, 1 / 6, periodic=True)[0].item() == pytest.approx(
+        0.95, abs=0.06
+    )
 
 
 def test_effective_modes_are_those_that_have_samples():
     modes = torch.tensor([-2 / 3, 0, 2 / 3])[:, None]
     shares = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
     for share in shares:
-        T = wrap(modes.repeat_interleave((1000 * share).long(), 0) + 0.3 * torch.rand(1000, 1) - 0.15)
+        T = wrap(
+            modes.repeat_interleave((1000 * share).long(), 0) + 0.3 * torch.rand(1000, 1) - 0.15
+        )
         expected = torch.special.entr(share).sum().exp()
-        assert metrics.effective_modes(T, modes, periodic=True).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert metrics.effective_modes(T, modes, periodic=True).item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
     seam = torch.tensor([[0.95], [-0.95]])  # one mode, cut by the seam
-    assert metrics.effective_modes(seam, torch.tensor([[1.0], [0.0]]), periodic=True).item() == pytest.approx(1)
+    assert metrics.effective_modes(
+        seam, torch.tensor([[1.0], [0.0]]), periodic=True
+    ).item() == pytest.approx(1)
 
 
 def test_the_nearest_rotation_is_that_of_the_singular_values():
@@ -107,7 +127,9 @@ def test_the_nearest_rotation_is_that_of_the_singular_values():
     U, _, V = torch.linalg.svd(A)
     signs = torch.ones(200, 2).double()
     signs[:, 1] = torch.linalg.det(U @ V)
-    expected = torch.linalg.matrix_norm(A - U @ torch.diag_embed(signs) @ V) / torch.linalg.matrix_norm(A)
+    expected = torch.linalg.matrix_norm(
+        A - U @ torch.diag_embed(signs) @ V
+    ) / torch.linalg.matrix_norm(A)
     matrices = torch.cat([A, torch.randn(200, 2, 1).double()], -1)
     assert torch.allclose(metrics.rotation_error(matrices), expected)
     turns = FAMILIES["rotation"].matrix(torch.linspace(-1, 1, 50).double()[:, None])
@@ -135,7 +157,9 @@ class Upright(nn.Module):
         n = images.shape[-1]
         at = torch.linspace(-1, 1, n)
         x, y = (images.mean(1) * at).sum((1, 2)), (images.mean(1) * at[:, None]).sum((1, 2))
-        turn = torch.atan2(x, -y)[:, None] / torch.pi  # from where the light is, counter-clockwise to the top
+        turn = (
+            torch.atan2(x, -y)[:, None] / torch.pi
+        )  # from where the light is, counter-clockwise to the top
         turn = turn.clamp(-1 + self.width, 1 - self.width)
         return BoxUniform(turn - self.width, turn + self.width, validate_args=False).to_event(1)
 
@@ -155,10 +179,21 @@ def compass(width=0.1):
 def test_accuracy_under_rotation_falls_with_the_angle_and_alignment_restores_it(light):
     labels, degrees = torch.zeros(2, dtype=torch.long), [-90, 0, 30, 90, 150]
     model = compass()
-    assert metrics.accuracy_under_rotation(model, light, labels, degrees, samples=0) == [0, 1, 1, 0, 0]
+    assert metrics.accuracy_under_rotation(model, light, labels, degrees, samples=0) == [
+        0,
+        1,
+        1,
+        0,
+        0,
+    ]
     align = lambda x: mean_shift(model, x, steps=40, step_size=0.2).images  # noqa: E731
-    assert metrics.accuracy_under_rotation(model, light, labels, degrees, samples=0, align=align) == [1] * 5
-    assert metrics.accuracy_under_rotation(model, light, labels, degrees) == [1] * 5  # so does averaging, here
+    assert (
+        metrics.accuracy_under_rotation(model, light, labels, degrees, samples=0, align=align)
+        == [1] * 5
+    )
+    assert (
+        metrics.accuracy_under_rotation(model, light, labels, degrees) == [1] * 5
+    )  # so does averaging, here
 
 
 def test_ekld_is_zero_for_what_is_invariant_and_counts_by_class(light):
@@ -173,7 +208,9 @@ def test_ekld_is_zero_for_what_is_invariant_and_counts_by_class(light):
     p = compass().predict(light, 0)
     q = compass().predict(FAMILIES["rotation"].warp(light, angles).clamp(0, 1), 0)
     divergence = (p.exp() * (p - q)).sum(-1)
-    assert plain == pytest.approx([divergence[::2].mean().item(), divergence[1::2].mean().item()], rel=1e-4)
+    assert plain == pytest.approx(
+        [divergence[::2].mean().item(), divergence[1::2].mean().item()], rel=1e-4
+    )
 
 
 def test_the_invariance_bound_holds_and_an_equivariant_q_makes_both_sides_small(light):

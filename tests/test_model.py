@@ -29,12 +29,18 @@ def test_the_loss_is_pyros_elbo(guide, original, alpha, samples, images, labels)
     elbo = Trace_ELBO(num_particles=samples, vectorize_particles=True, max_plate_nesting=1)
     pyro.clear_param_store()
     torch.manual_seed(1)
-    expected = elbo.differentiable_loss(model.model, model.guide, images, labels, alpha) / len(images)
+    expected = elbo.differentiable_loss(model.model, model.guide, images, labels, alpha) / len(
+        images
+    )
     torch.manual_seed(1)
     loss = model.loss(images, labels, alpha, samples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.parameters())
-    pairs = zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True)
+    pairs = zip(
+        torch.autograd.grad(loss, parameters),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
+    )
     for ours, theirs in pairs:
         assert theirs.norm() > 0 and (ours - theirs).norm() <= 1e-2 * theirs.norm()
 
@@ -46,7 +52,9 @@ WITHOUT_RSAMPLE = [
 
 
 @pytest.mark.parametrize(("guide", "family", "options"), WITHOUT_RSAMPLE, ids=["mixture", "crops"])
-def test_where_nothing_is_reparametrised_the_loss_is_pyros_elbo_in_expectation(guide, family, options, images, labels):
+def test_where_nothing_is_reparametrised_the_loss_is_pyros_elbo_in_expectation(
+    guide, family, options, images, labels
+):
     """Pyro uses the score function there; value and gradient agree within the noise of its samples."""
     model = build(guide, False, family, **options)
     with torch.no_grad():  # so that transformations matter to the classifier
@@ -111,7 +119,9 @@ def test_without_entropy_term_the_loss_is_the_classifiers(images, labels):
     torch.manual_seed(1)
     T = model.q(images).rsample((3,))
     log_probs = model.logits(images, T).log_softmax(-1)
-    assert loss.item() == pytest.approx(-log_probs[:, torch.arange(8), labels].mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        -log_probs[:, torch.arange(8), labels].mean().item(), rel=1e-5
+    )
 
 
 def test_the_kl_of_a_fixed_box_is_the_volume_it_leaves_out(images, labels):
@@ -133,7 +143,9 @@ def test_prediction_averages_probabilities_not_logits(images):
     assert torch.allclose(prediction.exp(), logits.softmax(-1).mean(0), atol=1e-6)
     assert torch.allclose(prediction.exp().sum(-1), torch.ones(8))
     assert not torch.allclose(prediction, logits.mean(0).log_softmax(-1), atol=1e-3)
-    assert torch.allclose(model.predict(images, samples=0), model.classifier(images).log_softmax(-1))
+    assert torch.allclose(
+        model.predict(images, samples=0), model.classifier(images).log_softmax(-1)
+    )
 
 
 def test_the_generative_program_draws_classes_from_the_marginal(images):

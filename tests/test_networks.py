@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from flowinv.networks import ConvNet, ConvNet13, CropNet, FixupResNet, LeNet, PreActBlock, PreActResNet18
+from flowinv.networks import (
+    ConvNet,
+    ConvNet13,
+    CropNet,
+    FixupResNet,
+    LeNet,
+    PreActBlock,
+    PreActResNet18,
+)
 
 
 def test_fixup_starts_as_a_network_whose_blocks_do_nothing(images):
@@ -11,7 +19,10 @@ def test_fixup_starts_as_a_network_whose_blocks_do_nothing(images):
     net = FixupResNet(1, 5, depth=14)
     assert torch.equal(net(images), torch.zeros(8, 5))
     torch.nn.functional.cross_entropy(net(images), torch.arange(8) % 5).backward()
-    assert {name for name, p in net.named_parameters() if p.grad.any()} == {"head.weight", "head.bias"}
+    assert {name for name, p in net.named_parameters() if p.grad.any()} == {
+        "head.weight",
+        "head.bias",
+    }
     x = torch.rand(4, 16, 8, 8)
     assert torch.equal(net.blocks[0](x), x)
     halved = net.blocks[2](x)
@@ -21,7 +32,11 @@ def test_fixup_starts_as_a_network_whose_blocks_do_nothing(images):
 def test_a_residual_network_has_the_depth_it_says():
     """6 n + 2 layers with weights: the first, two a block, the head."""
     for depth in (8, 14, 20):
-        layers = [m for m in FixupResNet(3, 10, depth).modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        layers = [
+            m
+            for m in FixupResNet(3, 10, depth).modules()
+            if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+        ]
         assert len(layers) == depth
     # The published ResNet-8-16: what its weights alone add up to, by hand.
     weights = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 64 * 10
@@ -43,7 +58,9 @@ def test_layout_in_memory_changes_speed_and_nothing_else(net, images):
     for parameter in net.eval().parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     before = net(images)
-    after = net.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+    after = net.to(memory_format=torch.channels_last)(
+        images.contiguous(memory_format=torch.channels_last)
+    )
     assert torch.allclose(before, after, atol=1e-4, rtol=1e-4)
 
 
@@ -66,13 +83,22 @@ def test_a_residual_network_learns():
 def test_the_published_networks_have_their_sizes():
     """Weights and biases, counted by hand from their descriptions."""
     count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
-    assert count(LeNet(1, 10)) == (25 * 6 + 6) + (6 * 25 * 16 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + (
-        84 * 10 + 10
-    )
+    assert count(LeNet(1, 10)) == (25 * 6 + 6) + (6 * 25 * 16 + 16) + (400 * 120 + 120) + (
+        120 * 84 + 84
+    ) + (84 * 10 + 10)
     sizes = [(3, 128, 9), (128, 128, 9), (128, 128, 9), (128, 256, 9), (256, 256, 9), (256, 256, 9), (256, 512, 9),
              (512, 256, 1), (256, 128, 1)]  # fmt: skip
     assert count(ConvNet13(3, 10)) == sum(a * b * k + 2 * b for a, b, k in sizes) + 128 * 10 + 10
-    stages = [(64, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
+    stages = [
+        (64, 64),
+        (64, 64),
+        (64, 128),
+        (128, 128),
+        (128, 256),
+        (256, 256),
+        (256, 512),
+        (512, 512),
+    ]
     blocks = sum(9 * a * b + 9 * b * b + 2 * a + 2 * b + a * b * (a != b) for a, b in stages)
     assert count(PreActResNet18(3, 200)) == 27 * 64 + blocks + 2 * 512 + 512 * 200 + 200
 
@@ -82,4 +108,6 @@ def test_a_shortcut_is_a_strided_convolution():
     x = torch.rand(2, 4, 8, 8)
     h = torch.relu(block.norm1(x))
     shortcut = torch.nn.functional.conv2d(h, block.shortcut.weight, stride=2)
-    assert torch.allclose(block(x), shortcut + block.second(torch.relu(block.norm2(block.first(h)))), atol=1e-6)
+    assert torch.allclose(
+        block(x), shortcut + block.second(torch.relu(block.norm2(block.first(h)))), atol=1e-6
+    )

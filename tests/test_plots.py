@@ -18,7 +18,9 @@ def test_samples_stand_in_a_row_beside_their_image():
     images, warped = torch.rand(3, 1, 8, 8), torch.rand(5, 3, 1, 8, 8)
     axes = np.array(plots.samples(images, warped, ["a", "b", "c"]).axes).reshape(3, 6)
     shown = torch.tensor(np.stack([[ax.images[0].get_array().data for ax in row] for row in axes]))
-    assert torch.allclose(shown[:, 0], images[:, 0]) and torch.allclose(shown[:, 1:], warped[:, :, 0].movedim(0, 1))
+    assert torch.allclose(shown[:, 0], images[:, 0]) and torch.allclose(
+        shown[:, 1:], warped[:, :, 0].movedim(0, 1)
+    )
     assert [row[0].get_ylabel() for row in axes] == ["a", "b", "c"]
 
 

@@ -24,7 +24,9 @@ def cells(path, kind=None):
 
 
 def tracked():
-    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, cwd=ROOT)
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, cwd=ROOT
+    )
     if listing.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
@@ -78,11 +80,15 @@ def test_a_chapter_is_stored_as_it_ran(path):
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     source = "".join("".join(c["source"]) for c in cells(path, "code"))
     assert ("widgets" in notebook["metadata"]) == ("\nframes(" in source)
-    assert [c["execution_count"] for c in cells(path, "code")] == list(range(1, len(cells(path, "code")) + 1))
+    assert [c["execution_count"] for c in cells(path, "code")] == list(
+        range(1, len(cells(path, "code")) + 1)
+    )
     for cell in cells(path, "code"):
         for output in cell["outputs"]:
             assert output["output_type"] != "error" and output.get("name") != "stderr"
-            assert "image/s]" not in "".join(output.get("data", {}).get("text/plain", "")), "an empty progress bar"
+            assert "image/s]" not in "".join(output.get("data", {}).get("text/plain", "")), (
+                "an empty progress bar"
+            )
 
 
 def test_the_page_of_status_is_that_of_the_stored_chapters_and_none_takes_long():
@@ -102,7 +108,11 @@ def test_interactive_figures_are_shown_by_the_file_that_was_checked():
 
 @every_chapter
 def test_every_figure_has_alternative_text(path):
-    figures = [c for c in cells(path, "code") if any("image/png" in o.get("data", {}) for o in c["outputs"])]
+    figures = [
+        c
+        for c in cells(path, "code")
+        if any("image/png" in o.get("data", {}) for o in c["outputs"])
+    ]
     assert figures
     for cell in figures:
         assert len(cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")) > 20
@@ -113,7 +123,9 @@ def test_every_figure_has_alternative_text(path):
 def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
     named = set(re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text()))
     there = {
-        str(p.relative_to(ROOT).with_suffix("")) for p in (ROOT / "book").glob("*") if p.suffix in (".md", ".ipynb")
+        str(p.relative_to(ROOT).with_suffix(""))
+        for p in (ROOT / "book").glob("*")
+        if p.suffix in (".md", ".ipynb")
     }
     assert named == there
 
@@ -121,8 +133,15 @@ def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
 def test_the_teaser_is_the_chapters_own_figure():
     import base64
 
-    (cell,) = (c for path in CHAPTERS for c in cells(path, "code") if "teaser" in c["metadata"].get("tags", []))
-    (picture,) = (o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {}))
+    (cell,) = (
+        c
+        for path in CHAPTERS
+        for c in cells(path, "code")
+        if "teaser" in c["metadata"].get("tags", [])
+    )
+    (picture,) = (
+        o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})
+    )
     assert base64.b64decode(picture) == (ROOT / "book" / "_static" / "teaser.png").read_bytes()
 
 
@@ -136,9 +155,13 @@ def test_pins_are_names_and_versions_and_allow_what_pyproject_asks_for():
             pins[name.lower().replace("_", "-")] = version
     if not pins:
         pytest.skip("constraints.txt was emptied, to test without pins")
-    wanted = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    wanted = PROJECT["dependencies"] + [
+        r for extra in PROJECT["optional-dependencies"].values() for r in extra
+    ]
     for requirement in map(Requirement, wanted):
-        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement
+        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), (
+            requirement
+        )
 
 
 def test_no_path_of_a_machine_and_no_registry_in_the_tree():

@@ -18,7 +18,17 @@ from safetensors.torch import load_file
 from flowinv.__main__ import main
 from flowinv.lab import EXPERIMENTS, results
 from flowinv.lab.report import page
-from flowinv.lab.results import SEEDS, RunError, jobs, missing, results_folder, run, store, stored, trained
+from flowinv.lab.results import (
+    SEEDS,
+    RunError,
+    jobs,
+    missing,
+    results_folder,
+    run,
+    store,
+    stored,
+    trained,
+)
 from flowinv.training import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -40,23 +50,45 @@ def entries(tmp_path, name=NAME, profile="ci"):
     return json.loads((tmp_path / "out" / name / f"{profile}.json").read_text())
 
 
-def test_the_command_trains_every_row_and_stores_it_with_provenance(tmp_path, folders, monkeypatch, capsys):
+def test_the_command_trains_every_row_and_stores_it_with_provenance(
+    tmp_path, folders, monkeypatch, capsys
+):
     assert call(monkeypatch, "train", NAME, "--profile", "ci", "--seed", 5, 3, *folders) == 0
     found = entries(tmp_path)
-    assert [(e["guide"], e["seed"]) for e in found] == [(row, s) for row in EXPERIMENTS[NAME].guides for s in (3, 5)]
-    wanted = {"metrics", "settings", "epochs", "wall_seconds", "device", "versions", "revision", "command", "date"}
+    assert [(e["guide"], e["seed"]) for e in found] == [
+        (row, s) for row in EXPERIMENTS[NAME].guides for s in (3, 5)
+    ]
+    wanted = {
+        "metrics",
+        "settings",
+        "epochs",
+        "wall_seconds",
+        "device",
+        "versions",
+        "revision",
+        "command",
+        "date",
+    }
     for entry in found:
-        assert entry.keys() >= wanted | {"images_per_second", "share_outside_classifier", "processes"}
+        assert entry.keys() >= wanted | {
+            "images_per_second",
+            "share_outside_classifier",
+            "processes",
+        }
         assert entry["command"].startswith(f"python -m flowinv train {NAME} --profile ci")
     assert "half width degrees" in capsys.readouterr().out
     left = sorted(path.suffix for path in (tmp_path / "runs" / NAME / "ci").iterdir())
     assert set(left) <= {".safetensors", ".lock"} and left.count(".safetensors") == 6
 
 
-def test_a_second_run_replaces_its_own_entry_and_repeats_its_numbers(tmp_path, folders, monkeypatch):
+def test_a_second_run_replaces_its_own_entry_and_repeats_its_numbers(
+    tmp_path, folders, monkeypatch
+):
     found = []
     for _ in range(2):
-        call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, *folders)
+        call(
+            monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, *folders
+        )
         found.append(entries(tmp_path))
     (first,), (second,) = found
     if not torch.cuda.is_available():  # a GPU adds in any order
@@ -77,7 +109,21 @@ def test_other_settings_never_replace_a_profiles_result(tmp_path, folders, monke
 def test_a_run_that_another_process_is_at_is_refused(tmp_path, folders, monkeypatch, capsys):
     (tmp_path / "runs" / NAME / "ci").mkdir(parents=True)
     with FileLock(tmp_path / "runs" / NAME / "ci" / "flow-0.lock"):
-        assert call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, *folders) == 1
+        assert (
+            call(
+                monkeypatch,
+                "train",
+                NAME,
+                "--profile",
+                "ci",
+                "--guide",
+                "flow",
+                "--seed",
+                0,
+                *folders,
+            )
+            == 1
+        )
     assert "another process is running" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -95,13 +141,17 @@ def test_processes_that_store_at_once_lose_nothing(tmp_path):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert [(e["guide"], e["seed"]) for e in json.loads(path.read_text())] == [(g, s) for g in "abc" for s in range(20)]
+    assert [(e["guide"], e["seed"]) for e in json.loads(path.read_text())] == [
+        (g, s) for g in "abc" for s in range(20)
+    ]
 
 
 def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path, folders, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     trained = []
-    monkeypatch.setattr(results, "fit", lambda *a, fit=results.fit, **k: trained.append(fit(*a, **k)) or trained[-1])
+    monkeypatch.setattr(
+        results, "fit", lambda *a, fit=results.fit, **k: trained.append(fit(*a, **k)) or trained[-1]
+    )
     command = ["train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0]
     assert call(monkeypatch, *command, "--out", tmp_path / "file" / "out", *folders[2:]) == 1
     assert "choose another --out folder" in capsys.readouterr().err
@@ -109,14 +159,20 @@ def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path, folders, monkey
     assert call(monkeypatch, *command, *folders) == 0
     assert trained[0] == trained[1], "it was trained again: its seconds differ"
     assert len(entries(tmp_path)) == 1 and not list((tmp_path / "runs").rglob("*.checkpoint"))
-    assert entries(tmp_path)[0]["wall_seconds"] == round(sum(row["seconds"] for row in trained[0]), 1)
+    assert entries(tmp_path)[0]["wall_seconds"] == round(
+        sum(row["seconds"] for row in trained[0]), 1
+    )
     assert call(monkeypatch, *command, *folders[:2], "--runs", tmp_path / "file" / "runs") == 1
     assert "choose another --runs folder" in capsys.readouterr().err
 
 
 def command_line(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "flowinv", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, **options
+        [sys.executable, "-m", "flowinv", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        **options,
     )
 
 
@@ -128,22 +184,32 @@ def test_a_full_disk_ends_with_a_word_and_nothing_half_written(tmp_path, folders
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)),
     )  # fmt: skip
     assert limited.returncode == 1
-    assert "flow-0.checkpoint could not be written" in limited.stderr and "free some space" in limited.stderr
+    assert (
+        "flow-0.checkpoint could not be written" in limited.stderr
+        and "free some space" in limited.stderr
+    )
     assert "Traceback" not in limited.stderr
-    assert [path.suffix for path in (tmp_path / "runs" / NAME / "ci").iterdir() if path.suffix != ".lock"] == []
+    assert [
+        path.suffix
+        for path in (tmp_path / "runs" / NAME / "ci").iterdir()
+        if path.suffix != ".lock"
+    ] == []
 
 
 def test_what_cannot_run_is_named_and_the_rest_runs(tmp_path, folders, monkeypatch, capsys):
     monkeypatch.setenv("FLOWINV_DATA", str(tmp_path / "nothing"))
     few = {
-        name: replace(EXPERIMENTS[name], profiles={"full": EXPERIMENTS[name].profiles["ci"]}) for name in EXPERIMENTS
+        name: replace(EXPERIMENTS[name], profiles={"full": EXPERIMENTS[name].profiles["ci"]})
+        for name in EXPERIMENTS
     }
     few[NAME] = replace(
         few[NAME],
         data=lambda profile: EXPERIMENTS["mario-90"].data("ci"),
         guides={"augerino": few[NAME].guides["augerino"]},
     )
-    monkeypatch.setattr(results, "EXPERIMENTS", {NAME: few[NAME], "tinyimagenet-crop": few["tinyimagenet-crop"]})
+    monkeypatch.setattr(
+        results, "EXPERIMENTS", {NAME: few[NAME], "tinyimagenet-crop": few["tinyimagenet-crop"]}
+    )
     monkeypatch.setattr("flowinv.__main__.EXPERIMENTS", results.EXPERIMENTS)
     assert call(monkeypatch, "reproduce", "--profile", "full", "--seed", 0, *folders) == 1
     error = capsys.readouterr().err
@@ -152,7 +218,9 @@ def test_what_cannot_run_is_named_and_the_rest_runs(tmp_path, folders, monkeypat
     assert len(entries(tmp_path, profile="full")) == 1
 
 
-def test_stopping_has_its_own_exit_code_and_the_same_command_goes_on(tmp_path, folders, monkeypatch, capsys):
+def test_stopping_has_its_own_exit_code_and_the_same_command_goes_on(
+    tmp_path, folders, monkeypatch, capsys
+):
     def stop(*arguments):
         raise KeyboardInterrupt
 
@@ -163,7 +231,10 @@ def test_stopping_has_its_own_exit_code_and_the_same_command_goes_on(tmp_path, f
     monkeypatch.undo()
     (tmp_path / "out").mkdir()
     assert call(monkeypatch, *command, "--missing") == 0
-    assert call(monkeypatch, *command, "--missing") == 0 and "nothing to run" in capsys.readouterr().out
+    assert (
+        call(monkeypatch, *command, "--missing") == 0
+        and "nothing to run" in capsys.readouterr().out
+    )
 
 
 def test_unknown_names_are_errors_that_list_the_known(tmp_path, monkeypatch, capsys):
@@ -179,7 +250,10 @@ def test_unknown_names_are_errors_that_list_the_known(tmp_path, monkeypatch, cap
         assert stopped.value.code in (1, 2)
     capsys.readouterr()
     assert call(monkeypatch, "train", NAME, "--guide", "flw") == 1
-    assert capsys.readouterr().err == "error: unknown guide 'flw': expected one of augerino, instaaug, flow\n"
+    assert (
+        capsys.readouterr().err
+        == "error: unknown guide 'flw': expected one of augerino, instaaug, flow\n"
+    )
     assert call(monkeypatch, "train", NAME, "--profile", "reduced") == 1
     assert "unknown profile 'reduced': expected one of ci, quick, full" in capsys.readouterr().err
     with pytest.raises(ValueError, match="unknown experiment 'mnst': expected one of"):
@@ -194,38 +268,78 @@ def test_evaluate_measures_the_same_again_from_the_weights(tmp_path, folders, mo
     command = [NAME, "--profile", "ci", "--guide", "flow", "--seed", 0]
     assert call(monkeypatch, "evaluate", *command, *folders) == 1
     assert (
-        "train it with python -m flowinv train mario-45 --profile ci --guide 'flow' --seed 0" in capsys.readouterr().err
+        "train it with python -m flowinv train mario-45 --profile ci --guide 'flow' --seed 0"
+        in capsys.readouterr().err
     )
     call(monkeypatch, "train", *command, *folders)
     trained = capsys.readouterr().out.split(" s, ", 1)[1]
     assert call(monkeypatch, "evaluate", *command, *folders) == 0
     assert capsys.readouterr().out.split("seed 0: ", 1)[1] == trained
     (weights,) = (tmp_path / "runs" / NAME / "ci").glob("*.safetensors")
-    changed = replace(EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], alpha=0.1)})
+    changed = replace(
+        EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], alpha=0.1)}
+    )
     with monkeypatch.context() as patch:
         patch.setitem(EXPERIMENTS, NAME, changed)
         assert call(patch, "evaluate", *command, *folders) == 1
         assert "settings that the profile no longer has" in capsys.readouterr().err
-        assert call(patch, "evaluate", *command, "--alpha", 0.3, *folders) == 1  # now a change, with a file of its own
+        assert (
+            call(patch, "evaluate", *command, "--alpha", 0.3, *folders) == 1
+        )  # now a change, with a file of its own
         assert "is not there" in capsys.readouterr().err
     weights.write_bytes(weights.read_bytes()[:100])
-    assert call(monkeypatch, "evaluate", *command, *folders) == 1 and "no readable weights" in capsys.readouterr().err
+    assert (
+        call(monkeypatch, "evaluate", *command, *folders) == 1
+        and "no readable weights" in capsys.readouterr().err
+    )
 
 
-def test_weights_are_kept_beside_the_result_where_the_book_finds_them(tmp_path, folders, monkeypatch, capsys):
-    assert call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 4, "--keep", *folders) == 0
+def test_weights_are_kept_beside_the_result_where_the_book_finds_them(
+    tmp_path, folders, monkeypatch, capsys
+):
+    assert (
+        call(
+            monkeypatch,
+            "train",
+            NAME,
+            "--profile",
+            "ci",
+            "--guide",
+            "flow",
+            "--seed",
+            4,
+            "--keep",
+            *folders,
+        )
+        == 0
+    )
     (entry,), data = entries(tmp_path), EXPERIMENTS[NAME].data("ci")
-    with pytest.raises(RunError, match=r"is not there: train it with .* --guide 'flow' --seed 4 --keep"):
+    with pytest.raises(
+        RunError, match=r"is not there: train it with .* --guide 'flow' --seed 4 --keep"
+    ):
         trained(NAME, "ci", "flow", data, seed=4)
     monkeypatch.setattr(results, "results_folder", lambda: tmp_path / "out")
     model = trained(NAME, "ci", "flow", data, seed=4)
-    assert not model.training and results.measured(EXPERIMENTS[NAME], model, data) == entry["metrics"]
+    assert (
+        not model.training and results.measured(EXPERIMENTS[NAME], model, data) == entry["metrics"]
+    )
     assert stored(NAME, "ci", tmp_path / "out") == [entry]  # weights are no result
 
 
 def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, folders, monkeypatch):
     call(monkeypatch, "train", NAME, "--profile", "ci", "--seed", 0, *folders)
-    call(monkeypatch, "train", "mario-90", "--profile", "ci", "--guide", "flow", "--seed", 0, *folders)
+    call(
+        monkeypatch,
+        "train",
+        "mario-90",
+        "--profile",
+        "ci",
+        "--guide",
+        "flow",
+        "--seed",
+        0,
+        *folders,
+    )
     names, out = (NAME, "mario-90"), tmp_path / "out"
     assert missing(jobs("ci", (0, 1), names), "ci", out) == [
         ("mario-90", "augerino", 0), ("mario-90", "instaaug", 0),
@@ -234,8 +348,13 @@ def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, folder
     other = ["--guide", "augerino", "--seed", 0, "--profile", "ci", "--alpha", 0.1, *folders]
     call(monkeypatch, "train", NAME, *other)
     one = [(NAME, "augerino", 0)]
-    assert missing(one, "ci", out, {"alpha": 0.1}) == [] and missing(one, "ci", out, {"alpha": 0.2}) == one
-    changed = replace(EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], samples=3)})
+    assert (
+        missing(one, "ci", out, {"alpha": 0.1}) == []
+        and missing(one, "ci", out, {"alpha": 0.2}) == one
+    )
+    changed = replace(
+        EXPERIMENTS[NAME], profiles={"ci": replace(EXPERIMENTS[NAME].profiles["ci"], samples=3)}
+    )
     monkeypatch.setitem(EXPERIMENTS, NAME, changed)
     assert len(missing(jobs("ci", (0,), names), "ci", out)) == 5
     assert len(jobs("ci", (0,))) == sum(len(e.guides) for e in EXPERIMENTS.values())
@@ -245,7 +364,20 @@ def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, folder
 
 def test_a_change_to_what_the_profile_has_is_no_change(tmp_path, folders, monkeypatch):
     epochs = EXPERIMENTS[NAME].profiles["ci"].epochs
-    call(monkeypatch, "train", NAME, "--profile", "ci", "--guide", "flow", "--seed", 0, "--epochs", epochs, *folders)
+    call(
+        monkeypatch,
+        "train",
+        NAME,
+        "--profile",
+        "ci",
+        "--guide",
+        "flow",
+        "--seed",
+        0,
+        "--epochs",
+        epochs,
+        *folders,
+    )
     assert len(entries(tmp_path)) == 1 and not (tmp_path / "out" / NAME / "custom.json").exists()
 
 
@@ -262,7 +394,11 @@ def test_list_names_every_experiment(folders, monkeypatch, capsys):
     capsys.readouterr()
     assert call(monkeypatch, "list", *folders) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in EXPERIMENTS) and "ci 1" in out and out.count("none yet") == len(EXPERIMENTS) - 1
+    assert (
+        all(name in out for name in EXPERIMENTS)
+        and "ci 1" in out
+        and out.count("none yet") == len(EXPERIMENTS) - 1
+    )
 
 
 def test_the_report_is_computed_from_the_results(tmp_path, folders, monkeypatch):
@@ -270,7 +406,9 @@ def test_the_report_is_computed_from_the_results(tmp_path, folders, monkeypatch)
     (entry,) = entries(tmp_path)
     made = []
     for seed, width in enumerate((80.0, 90.0, 100.0)):
-        made.append(entry | {"seed": seed, "profile": "quick", "metrics": {"half_width_degrees": width}})
+        made.append(
+            entry | {"seed": seed, "profile": "quick", "metrics": {"half_width_degrees": width}}
+        )
     (tmp_path / "out" / NAME / "quick.json").write_text(json.dumps(made))
     assert call(monkeypatch, "report", *folders) == 0
     text = (tmp_path / "out.md").read_text()
@@ -279,34 +417,71 @@ def test_the_report_is_computed_from_the_results(tmp_path, folders, monkeypatch)
     made = [e | {"profile": "full"} for e in made[:1]]
     (tmp_path / "out" / NAME / "full.json").write_text(json.dumps(made))
     call(monkeypatch, "report", *folders)
-    assert "| flow |  | 80.0, n = 1 | 90.0 ± 10.0, n = 3 (quick) |" in (tmp_path / "out.md").read_text()
+    assert (
+        "| flow |  | 80.0, n = 1 | 90.0 ± 10.0, n = 3 (quick) |"
+        in (tmp_path / "out.md").read_text()
+    )
     assert call(monkeypatch, "report", "--out", tmp_path / "none") == 1
 
 
 def test_the_books_page_of_results_is_that_of_the_stored_results():
-    assert (ROOT / "book" / "results.md").read_text() == page(results_folder()), "run python -m flowinv report"
+    assert (ROOT / "book" / "results.md").read_text() == page(results_folder()), (
+        "run python -m flowinv report"
+    )
 
 
-@pytest.mark.parametrize(("name", "row"), [(NAME, "flow"), ("cifar10", "flow"), ("mnist", "instaaug")])
+@pytest.mark.parametrize(
+    ("name", "row"), [(NAME, "flow"), ("cifar10", "flow"), ("mnist", "instaaug")]
+)
 def test_two_processes_make_the_steps_of_one(name, row, tmp_path):
     """Each has half of every batch; one process that takes the batches in the same halves draws the same numbers."""
     samples, batch = EXPERIMENTS[name].settings("ci", row).samples, 8
-    assert len(EXPERIMENTS[name].data("ci").train_labels) % batch == 0  # so that `chunk` makes halves of every batch
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "flowinv"]
-    command = ["train", name, "--profile", "ci", "--guide", row, "--seed", "0", "--batch-size", str(batch)]
+    assert (
+        len(EXPERIMENTS[name].data("ci").train_labels) % batch == 0
+    )  # so that `chunk` makes halves of every batch
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "flowinv",
+    ]
+    command = [
+        "train",
+        name,
+        "--profile",
+        "ci",
+        "--guide",
+        row,
+        "--seed",
+        "0",
+        "--batch-size",
+        str(batch),
+    ]
     where = ["--out", tmp_path / "two", "--runs", tmp_path / "two" / "runs"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *command, *where], capture_output=True, text=True, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        [*launch, *command, *where], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     changes = {"batch_size": batch, "chunk": batch // 2 * samples}
     run(name, "ci", row, 0, tmp_path / "one", tmp_path / "one" / "runs", changes)
-    weights = [load_file(next((tmp_path / way / "runs").rglob("*.safetensors"))) for way in ("one", "two")]
+    weights = [
+        load_file(next((tmp_path / way / "runs").rglob("*.safetensors"))) for way in ("one", "two")
+    ]
     experiment = EXPERIMENTS[name]
     start = experiment.build(row, "ci", experiment.data("ci"), 0).state_dict()
-    for key, one in weights[0].items():  # sums in another order differ a little, and Adam enlarges the smallest
+    for key, one in weights[
+        0
+    ].items():  # sums in another order differ a little, and Adam enlarges the smallest
         apart, moved = (one - weights[1][key]).norm(), (one - start[key]).norm()
         assert apart < 0.05 * moved + 1e-4, key
-    one, two = (json.loads((tmp_path / way / name / "custom.json").read_text())[0] for way in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / way / name / "custom.json").read_text())[0] for way in ("one", "two")
+    )
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["final_loss"] == pytest.approx(two["final_loss"], abs=1e-4)
 
@@ -332,9 +507,18 @@ assert torch.equal(a, b) and a.isfinite().all(), (a - b).abs().max()
 def test_processes_end_with_the_same_model_whatever_they_began_with(tmp_path):
     """Weights, and the running statistics of batch normalisation, which each has of its own parts."""
     (tmp_path / "agree.py").write_text(AGREE)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*launch, tmp_path / "agree.py"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*launch, tmp_path / "agree.py"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -377,9 +561,17 @@ print(kills, runs)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_random_moments_ends_at_the_same_bits(tmp_path):
     """At least 20 times kill −9, in training or writing; each run that was killed is then bit for bit the one that was not."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(seed=0), tmp_path], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", KILLED.format(seed=0), tmp_path],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kills, runs = map(int, done.stdout.split())
@@ -413,9 +605,16 @@ def test_stored_results_are_complete_and_traceable(name, profile):
     assert len({(e["guide"], e["seed"]) for e in found}) == len(found)
     for entry in found:
         settings = experiment.settings(profile, entry["guide"], entry["seed"])
-        assert results.current(name, settings, entry), "its settings have changed since: run it again"
+        assert results.current(name, settings, entry), (
+            "its settings have changed since: run it again"
+        )
         assert entry["guide"] in experiment.guides and experiment.score in entry["metrics"]
-        assert entry["revision"] != "unknown" and "dirty" not in entry["revision"] and entry["device"] and entry["date"]
+        assert (
+            entry["revision"] != "unknown"
+            and "dirty" not in entry["revision"]
+            and entry["device"]
+            and entry["date"]
+        )
 
 
 WEIGHTS = sorted((ROOT / "book" / "results").glob("*/*/*.safetensors"))
@@ -446,10 +645,15 @@ def test_stored_weights_are_of_a_stored_result(path):
 @pytest.mark.parametrize("profile", ["quick", "full"])
 def test_stored_results_show_selective_invariance(profile):
     for entry in stored("mnist-selective", profile):
-        assert {"quick": "embedded sample): 5,000", "full": "MNIST: 29,953"}[profile] in entry["data"]
+        assert {"quick": "embedded sample): 5,000", "full": "MNIST: 29,953"}[profile] in entry[
+            "data"
+        ]
         if entry["guide"] == "flow":
             width = entry["metrics"]["width_degrees"]
-            assert all(width[d] > 140 for d in "015") and all(70 < width[d] < 115 for d in "69"), (entry["seed"], width)
+            assert all(width[d] > 140 for d in "015") and all(70 < width[d] < 115 for d in "69"), (
+                entry["seed"],
+                width,
+            )
 
 
 def markdown(path):
@@ -459,7 +663,11 @@ def markdown(path):
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
-PAGES = [p for p in sorted((ROOT / "book").glob("*")) if p.suffix in (".md", ".ipynb") and p.name != "results.md"]
+PAGES = [
+    p
+    for p in sorted((ROOT / "book").glob("*"))
+    if p.suffix in (".md", ".ipynb") and p.name != "results.md"
+]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -483,11 +691,16 @@ def test_every_number_quoted_from_results_is_in_them(path):
             metric,
         )
     unmarked = re.search(r"\d\.\d+ ?(%|°|degrees|seconds|nats|times)(?!<!--)", text)
-    assert not unmarked, f"where does {unmarked and unmarked[0]} come from? name the result, or compute it on the page"
+    assert not unmarked, (
+        f"where does {unmarked and unmarked[0]} come from? name the result, or compute it on the page"
+    )
 
 
 def test_some_numbers_are_quoted():
-    assert "<!-- mnist-selective/quick flow width_degrees.6 -->" in (ROOT / "book" / "intro.md").read_text()
+    assert (
+        "<!-- mnist-selective/quick flow width_degrees.6 -->"
+        in (ROOT / "book" / "intro.md").read_text()
+    )
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):

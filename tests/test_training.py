@@ -54,7 +54,10 @@ def train(data, settings=SETTINGS, model=None, **options):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def losses(history):
@@ -146,7 +149,11 @@ def test_control_holds_the_entropy_at_its_target_in_training(data, seed, target)
 def test_control_settles_where_the_entropy_answers_alpha():
     """On an entropy that follows log α with a delay: it ends at the target, from above and from below."""
     for start in (0.001, 10.0):
-        control, state, entropy = EntropyControl(target=0.5, start=start, rate=0.02, bound=10.0), torch.zeros(2), 0.0
+        control, state, entropy = (
+            EntropyControl(target=0.5, start=start, rate=0.02, bound=10.0),
+            torch.zeros(2),
+            0.0,
+        )
         for _ in range(3000):
             wanted = 0.3 * torch.as_tensor(control.at(0.0, state)).log().item() + 0.8
             entropy += 0.05 * (wanted - entropy)
@@ -156,7 +163,10 @@ def test_control_settles_where_the_entropy_answers_alpha():
 
 def test_a_target_out_of_reach_is_left_behind_within_bounds():
     """The integral is bounded, so at full error it turns within 2 bound / rate steps, however long it pushed in vain."""
-    control, state = EntropyControl(target=2.0, start=0.1, gain=0.0, rate=0.1, bound=1.0), torch.zeros(2)
+    control, state = (
+        EntropyControl(target=2.0, start=0.1, gain=0.0, rate=0.1, bound=1.0),
+        torch.zeros(2),
+    )
     for _ in range(1000):
         control.observe(torch.tensor(0.0), state)
     assert control.at(1.0, state).item() == pytest.approx(0.1 * math.e)
@@ -229,12 +239,21 @@ def test_rates_and_optimisers_are_those_of_the_settings(data, monkeypatch):
 
     def record(model, optimizers, *rest):
         seen.append(
-            [(type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"]) for o in optimizers]
+            [
+                (type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"])
+                for o in optimizers
+            ]
         )
         return step(model, optimizers, *rest)
 
     monkeypatch.setattr(training, "step", record)
-    published = {"optimizer": "sgd", "lr": 0.1, "guide_lr": 1e-3, "weight_decay": 5e-4, "decay": Steps(2, 0.1)}
+    published = {
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "guide_lr": 1e-3,
+        "weight_decay": 5e-4,
+        "decay": Steps(2, 0.1),
+    }
     train(data, replace(SETTINGS, **published))
     for epoch, rate in enumerate((1, 1, 0.1, 0.1)):
         assert seen[3 * epoch] == [("SGD", 0.1 * rate, 5e-4), ("Adam", 1e-3 * rate, 0)]
@@ -242,7 +261,9 @@ def test_rates_and_optimisers_are_those_of_the_settings(data, monkeypatch):
     train(data, replace(SETTINGS, decay=Cosine(to=0.1)))
     rates = [row[0][1] / SETTINGS.lr for row in seen]
     assert rates[0] == 1 and rates[6] == pytest.approx(0.55) and 0.1 < rates[-1] < 0.12
-    assert [row[0][0] for row in seen] == ["AdamW"] * 12 and rates == [row[1][1] / SETTINGS.guide_lr for row in seen]
+    assert [row[0][0] for row in seen] == ["AdamW"] * 12 and rates == [
+        row[1][1] / SETTINGS.guide_lr for row in seen
+    ]
 
 
 def test_a_step_draws_what_its_number_says(data):
@@ -254,8 +275,13 @@ def test_a_step_draws_what_its_number_says(data):
         draw_ = model.draw
         model.draw = lambda q, samples: seen.append(draw_(q, samples)) or seen[-1]
         settings = replace(SETTINGS, **changes)
-        images, labels = data[0][:1].expand(8, -1, -1, -1), data[1][:1].expand(8)  # one image, eight times
-        step(model, [torch.optim.SGD(model.parameters(), 0.0)], images, labels, settings, 0.3, number)
+        images, labels = (
+            data[0][:1].expand(8, -1, -1, -1),
+            data[1][:1].expand(8),
+        )  # one image, eight times
+        step(
+            model, [torch.optim.SGD(model.parameters(), 0.0)], images, labels, settings, 0.3, number
+        )
         return [T for T, *_ in seen]
 
     (first,) = drawn((3, 5))
@@ -275,7 +301,13 @@ def test_half_precision_that_needs_more_than_autocast_is_refused(data):
     with pytest.raises(ValueError, match="mixed precision: expected bf16 or no, got fp16"):
         fit(build(), *data, SETTINGS, accelerator=Accelerator())
     Accelerator.mixed_precision = "bf16"
-    fit(model := build(), *data, replace(SETTINGS, epochs=2), accelerator=Accelerator(), progress=False)
+    fit(
+        model := build(),
+        *data,
+        replace(SETTINGS, epochs=2),
+        accelerator=Accelerator(),
+        progress=False,
+    )
     assert model.bfloat16
 
 
@@ -322,10 +354,16 @@ def test_shared_weights_are_stored_and_an_own_way_of_drawing_has_a_name(data, tm
 
 def test_what_cannot_be_stored_is_named(data, tmp_path):
     with pytest.raises(CheckpointError, match="plain numbers"):
-        train(data, checkpoint=tmp_path / "a.safetensors", each_epoch=lambda model: {"width": torch.zeros(1)})
+        train(
+            data,
+            checkpoint=tmp_path / "a.safetensors",
+            each_epoch=lambda model: {"width": torch.zeros(1)},
+        )
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"{}" + b[2:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"{}" + b[2:], lambda b: b""]
+)
 def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
     path = tmp_path / "a.safetensors"
     train(data, checkpoint=path)
@@ -377,25 +415,35 @@ class SquareRoot(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
-        return (self.weight * x.mean((1, 2, 3)).unsqueeze(1)).abs().sqrt() * torch.tensor([1.0, -1.0])
+        return (self.weight * x.mean((1, 2, 3)).unsqueeze(1)).abs().sqrt() * torch.tensor(
+            [1.0, -1.0]
+        )
 
 
 def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(data):
     model = build()
     model.classifier = SquareRoot()
-    with pytest.raises(FloatingPointError, match="epoch 1: the gradient was not finite in 1 of 3 steps.*square root"):
+    with pytest.raises(
+        FloatingPointError,
+        match="epoch 1: the gradient was not finite in 1 of 3 steps.*square root",
+    ):
         train(data, model=model)
 
 
 def test_an_encoder_that_collapsed_is_reported(data):
     model, history = train(data)
-    assert all(row["embedding_spread"] > 0.003 for row in history[1:]) and "embedding_spread" not in history[0]
+    assert (
+        all(row["embedding_spread"] > 0.003 for row in history[1:])
+        and "embedding_spread" not in history[0]
+    )
     with torch.no_grad():
         model.q.encoder.head.weight.zero_()
     short = replace(SETTINGS, burn_in=0, epochs=1, guide_lr=1e-9)
     with pytest.warns(TrainingWarning, match="the encoder has collapsed.*try a lower guide_lr"):
         train(data, short, model=model)
-    model.q.encoder = torch.nn.Sequential(model.q.encoder, torch.nn.BatchNorm1d(32), torch.nn.Threshold(1e9, 0.0))
+    model.q.encoder = torch.nn.Sequential(
+        model.q.encoder, torch.nn.BatchNorm1d(32), torch.nn.Threshold(1e9, 0.0)
+    )
     with pytest.warns(TrainingWarning, match="varies by 0.0e.00 of its size"):  # dead: all zero
         train(data, short, model=model)
     assert model.q.encoder[1].num_batches_tracked == 3  # three steps; looking on is not one
@@ -449,7 +497,8 @@ def test_the_device_is_one_that_is_there():
 
 
 @pytest.mark.skipif(
-    torch.backends.mps.is_available() or torch.cuda.is_available(), reason="needs a machine with neither"
+    torch.backends.mps.is_available() or torch.cuda.is_available(),
+    reason="needs a machine with neither",
 )
 def test_a_device_that_cannot_train_is_not_picked(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -469,7 +518,11 @@ def one_step(model, data, alpha=0.3, **changes):
     """The parameters after one step of plain gradient descent."""
     model = model.train()
     loss, entropy, norm = step(
-        model, [torch.optim.SGD(model.parameters(), lr=0.1)], *data, replace(SETTINGS, **changes), alpha
+        model,
+        [torch.optim.SGD(model.parameters(), lr=0.1)],
+        *data,
+        replace(SETTINGS, **changes),
+        alpha,
     )
     return [loss, entropy, norm, *(parameter.detach() for parameter in model.parameters())]
 
@@ -495,7 +548,12 @@ class Together:
     mixed_precision, device = "no", torch.device("cpu")
 
     def __init__(self, process_index, num_processes, answers=None):
-        self.process_index, self.num_processes, self.answers, self.messages = process_index, num_processes, answers, []
+        self.process_index, self.num_processes, self.answers, self.messages = (
+            process_index,
+            num_processes,
+            answers,
+            [],
+        )
 
     def reduce(self, message, reduction):
         self.messages.append(message.clone())
@@ -504,7 +562,10 @@ class Together:
 
 def draw_evenly(q, samples):
     """Samples that no random numbers decide."""
-    T = q.base_dist.low + (q.base_dist.high - q.base_dist.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
+    T = (
+        q.base_dist.low
+        + (q.base_dist.high - q.base_dist.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
+    )
     log_prob = q.log_prob(T)
     return T, log_prob, torch.full_like(log_prob, 1 / samples)
 
@@ -517,11 +578,21 @@ def test_parts_of_any_size_add_up_to_the_whole_step(data, alpha, images, process
     def make():
         torch.manual_seed(3)
         guide = GUIDES["instaaug"](FAMILIES["rotation"], 1)
-        return InvariantClassifier(FixupResNet(1, 2), guide, FAMILIES["rotation"], draw=draw_evenly).train()
+        return InvariantClassifier(
+            FixupResNet(1, 2), guide, FAMILIES["rotation"], draw=draw_evenly
+        ).train()
 
     def stepped(accelerator):
         model = make()
-        terms = step(model, [torch.optim.SGD(model.parameters(), lr=0.1)], *some, SETTINGS, alpha, (0, 0), accelerator)
+        terms = step(
+            model,
+            [torch.optim.SGD(model.parameters(), lr=0.1)],
+            *some,
+            SETTINGS,
+            alpha,
+            (0, 0),
+            accelerator,
+        )
         return [*terms, *(parameter.detach() for parameter in model.parameters())]
 
     some = [tensor[:images] for tensor in data]
@@ -538,7 +609,15 @@ def test_parts_of_any_size_add_up_to_the_whole_step(data, alpha, images, process
 class NeverWaits(TorchDispatchMode):
     """Fails where a value of a tensor decides what happens next in Python: there, a GPU would be waited for."""
 
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "repeat_interleave")
+    WAITS = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "equal",
+        "_unique2",
+        "repeat_interleave",
+    )
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
@@ -554,11 +633,15 @@ WAYS = [(guide, {}) for guide in GUIDES] + [("flow", {"base": "mixture", "compon
 
 def on_its_family(guide, **options):
     family = "crop" if guide == "instaaug_crops" else "affine"
-    return InvariantClassifier.build(guide, family, in_channels=1, classes=2, width=4, **options).train()
+    return InvariantClassifier.build(
+        guide, family, in_channels=1, classes=2, width=4, **options
+    ).train()
 
 
 @pytest.mark.parametrize(("guide", "options"), WAYS)
-@pytest.mark.parametrize("alpha", [None, 0.3, torch.tensor(0.3)], ids=["burn-in", "number", "tensor"])
+@pytest.mark.parametrize(
+    "alpha", [None, 0.3, torch.tensor(0.3)], ids=["burn-in", "number", "tensor"]
+)
 def test_no_step_waits_for_a_gpu(guide, options, alpha, data):
     torch.manual_seed(0)
     model = on_its_family(guide, **options)
@@ -576,7 +659,9 @@ class Flattens(torch.nn.Sequential):
     """A classifier as readers write them: its `view` relies on the usual layout, and one weight has five axes."""
 
     def __init__(self):
-        super().__init__(torch.nn.Conv2d(1, 4, 3, stride=4), torch.nn.ReLU(), torch.nn.Linear(4 * 49, 2))
+        super().__init__(
+            torch.nn.Conv2d(1, 4, 3, stride=4), torch.nn.ReLU(), torch.nn.Linear(4 * 49, 2)
+        )
         self.scale = torch.nn.Parameter(torch.ones(1, 1, 1, 1, 1))
 
     def forward(self, x):
@@ -585,7 +670,9 @@ class Flattens(torch.nn.Sequential):
 
 
 def test_a_readers_network_is_left_as_it_is_and_every_model_can_be_saved(data, tmp_path):
-    model = InvariantClassifier(Flattens(), GUIDES["flow"](FAMILIES["rotation"], 1), FAMILIES["rotation"])
+    model = InvariantClassifier(
+        Flattens(), GUIDES["flow"](FAMILIES["rotation"], 1), FAMILIES["rotation"]
+    )
     train(data, model=model)
     train(data, model=(other := build()))
     for trained in (model, other):

@@ -18,7 +18,9 @@ def test_zero_is_the_identity_and_every_generator_is_felt_there(name, images):
     identity = torch.eye(2, 3)
     assert torch.equal(family.matrix(T), identity.expand(8, 2, 3))
     assert torch.allclose(family.warp(images, T), images, atol=1e-6)
-    derivative = torch.autograd.functional.jacobian(family.matrix, torch.zeros(family.dim, dtype=torch.float64))
+    derivative = torch.autograd.functional.jacobian(
+        family.matrix, torch.zeros(family.dim, dtype=torch.float64)
+    )
     assert torch.allclose(derivative.movedim(-1, 0), family.generators[:, :2])
 
 
@@ -28,7 +30,10 @@ def test_matrix_is_the_exponential_of_the_weighted_generators(name):
     T = torch.rand(50, family.dim, dtype=torch.float64) * 2 - 1
     T[0] *= 1e-9  # where the closed form divides by an angle
     T[1:9] = T[1:9].sign()  # and the box's corners
-    A = sum(T[:, d, None, None] * torch.tensor(GENERATORS[n], dtype=torch.float64) for d, n in enumerate(family.names))
+    A = sum(
+        T[:, d, None, None] * torch.tensor(GENERATORS[n], dtype=torch.float64)
+        for d, n in enumerate(family.names)
+    )
     assert torch.allclose(family.matrix(T), torch.linalg.matrix_exp(A)[:, :2], atol=1e-12)
 
 
@@ -84,7 +89,9 @@ def test_warp_equals_kornia(name, images):
     family = FAMILIES[name]
     T = torch.rand(8, family.dim, dtype=torch.float64) * 2 - 1
     M = torch.cat([family.matrix(T), torch.tensor([[[0, 0, 1.0]]]).expand(8, 1, 3)], 1)
-    expected = kornia.geometry.transform.homography_warp(images.double(), M, (28, 28), align_corners=False)
+    expected = kornia.geometry.transform.homography_warp(
+        images.double(), M, (28, 28), align_corners=False
+    )
     assert torch.allclose(family.warp(images.double(), T), expected, atol=1e-9)
 
 
@@ -94,14 +101,18 @@ def test_warp_equals_affine_grid_and_grid_sample(name):
     family = FAMILIES[name]
     images = torch.rand(5, 3, 12, 12, dtype=torch.float64, requires_grad=True)
     T = (torch.rand(4, 5, family.dim, dtype=torch.float64) * 2 - 1).requires_grad_()
-    grid = torch.nn.functional.affine_grid(family.matrix(T).flatten(0, 1), [20, 3, 12, 12], align_corners=False)
-    expected = torch.nn.functional.grid_sample(images.repeat(4, 1, 1, 1), grid, align_corners=False).view(
-        4, 5, 3, 12, 12
+    grid = torch.nn.functional.affine_grid(
+        family.matrix(T).flatten(0, 1), [20, 3, 12, 12], align_corners=False
     )
+    expected = torch.nn.functional.grid_sample(
+        images.repeat(4, 1, 1, 1), grid, align_corners=False
+    ).view(4, 5, 3, 12, 12)
     warped = family.warp(images, T)
     assert torch.allclose(warped, expected, atol=1e-12)
     weights = torch.randn_like(warped)
-    pairs = zip(*(torch.autograd.grad((x * weights).sum(), (images, T)) for x in (warped, expected)))
+    pairs = zip(
+        *(torch.autograd.grad((x * weights).sum(), (images, T)) for x in (warped, expected))
+    )
     assert all(torch.allclose(ours, theirs, atol=1e-9) for ours, theirs in pairs)
     images, T = images.detach().float(), T.detach().float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -114,7 +125,9 @@ def test_gradients_agree_with_finite_differences(name):
     images = torch.rand(2, 1, 5, 5, dtype=torch.float64) * 0.8 + 0.1
     T = 0.37 * torch.rand(3, 2, FAMILIES[name].dim, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda x, T: FAMILIES[name].warp(x, T, validate=False), (images.requires_grad_(), T.requires_grad_()), eps=1e-7
+        lambda x, T: FAMILIES[name].warp(x, T, validate=False),
+        (images.requires_grad_(), T.requires_grad_()),
+        eps=1e-7,
     )
 
 
@@ -122,9 +135,13 @@ def test_maps_compose_in_the_order_they_are_applied(images):
     """On quarter turns and whole pixels, where warping is exact: A_b(A_a(I)) = I(M(a) M(b) p)."""
     family = FAMILIES["rotation_translation"]
     a, b = (family.matrix(torch.tensor(T).expand(8, 3)) for T in ([0, 0, 0.5], [0.5, 0.25, 0]))
-    images = images * torch.nn.functional.pad(torch.ones(14, 14), (7, 7, 7, 7))  # so that nothing leaves
+    images = images * torch.nn.functional.pad(
+        torch.ones(14, 14), (7, 7, 7, 7)
+    )  # so that nothing leaves
     for first, second in ((a, b), (b, a)):
-        assert torch.allclose(warp(images, compose(first, second)), warp(warp(images, first), second), atol=1e-5)
+        assert torch.allclose(
+            warp(images, compose(first, second)), warp(warp(images, first), second), atol=1e-5
+        )
     assert not torch.allclose(compose(a, b), compose(b, a), atol=0.1)
 
 
@@ -135,7 +152,9 @@ def test_maps_of_a_group_compose_to_maps_of_it():
     for r in (-0.7, 0.2, 1.0):
         ridge = FAMILIES["rotation_discovery"].matrix(torch.tensor([-r, r]))
         entries = FAMILIES["decoupled"].matrix(torch.tensor([0, -r, 0, r, 0, 0]))
-        assert torch.allclose(ridge, turn(r), atol=1e-5) and torch.allclose(entries, turn(r), atol=1e-5)
+        assert torch.allclose(ridge, turn(r), atol=1e-5) and torch.allclose(
+            entries, turn(r), atol=1e-5
+        )
 
 
 def test_a_similarity_turns_and_scales():
@@ -187,7 +206,9 @@ def test_a_crop_never_leaves_the_picture_and_can_be_any_part_of_it():
     M = family.matrix(T)
     seen = torch.einsum("nij,kj->nki", M[..., :2], corners) + M[:, None, :, 2]
     assert seen.abs().max() <= 1 + 1e-12
-    assert torch.allclose(M[:, [0, 1], [0, 1]].aminmax().min, torch.tensor(family.MIN_SIZE).double())
+    assert torch.allclose(
+        M[:, [0, 1], [0, 1]].aminmax().min, torch.tensor(family.MIN_SIZE).double()
+    )
     # An eighth of the picture's side, if it were allowed, could sit anywhere: the edges are reached.
     assert seen.min() == pytest.approx(-1) and seen.max() == pytest.approx(1)
 
@@ -195,20 +216,29 @@ def test_a_crop_never_leaves_the_picture_and_can_be_any_part_of_it():
 def test_a_crop_stays_inside_a_picture_that_is_not_square():
     white = torch.ones(16, 1, 40, 64)
     T = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
-    assert FAMILIES["crop"].warp(white, T).min() >= 0.25  # at the very edge half of a pixel, each way
+    assert (
+        FAMILIES["crop"].warp(white, T).min() >= 0.25
+    )  # at the very edge half of a pixel, each way
 
 
 def test_a_crop_shows_the_part_it_names_and_its_identity_feels_width_and_height():
     family = FAMILIES["crop"]
     assert torch.equal(family.matrix(family.identity), torch.eye(2, 3))
-    size = 1 + 2 * torch.tensor(0.5).log() / -torch.tensor(family.MIN_SIZE).log()  # half of the side
+    size = (
+        1 + 2 * torch.tensor(0.5).log() / -torch.tensor(family.MIN_SIZE).log()
+    )  # half of the side
     picture = torch.rand(1, 1, 8, 8)
     upper_right = family.warp(picture, torch.tensor([[1.0, -1.0, size, size]]))
     enlarged = torch.nn.functional.interpolate(picture[..., :4, 4:], size=8, mode="bilinear")
     assert torch.allclose(upper_right[..., 1:7, 1:7], enlarged[..., 1:7, 1:7], atol=1e-5)
     derivative = torch.autograd.functional.jacobian(family.matrix, family.identity)
     felt = derivative.abs().sum((0, 1)) > 0
-    assert felt.tolist() == [False, False, True, True]  # a crop that fills the picture has no room to move
+    assert felt.tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]  # a crop that fills the picture has no room to move
     derivative = torch.autograd.functional.jacobian(family.matrix, torch.zeros(4))
     assert (derivative.abs().sum((0, 1)) > 0).all()
 
@@ -219,7 +249,9 @@ def test_samples_and_batch_are_independent(images):
     together = family.warp(images, T)
     for s in range(3):
         for b in range(8):
-            assert torch.allclose(together[s, b], family.warp(images[b : b + 1], T[s, b : b + 1])[0], atol=1e-4)
+            assert torch.allclose(
+                together[s, b], family.warp(images[b : b + 1], T[s, b : b + 1])[0], atol=1e-4
+            )
 
 
 def test_a_rotation_is_rigid_in_pixels_when_the_picture_is_not_square():
@@ -232,7 +264,9 @@ def test_a_rotation_is_rigid_in_pixels_when_the_picture_is_not_square():
 
 def test_a_picture_that_is_not_square_is_warped_like_its_padded_square():
     picture = torch.zeros(1, 1, 64, 64)
-    picture[..., 12:52, :] = torch.nn.functional.interpolate(torch.rand(1, 1, 5, 8), size=(40, 64), mode="bilinear")
+    picture[..., 12:52, :] = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 5, 8), size=(40, 64), mode="bilinear"
+    )
     for name in ("rotation_translation", "affine"):
         T = 0.4 * torch.rand(1, FAMILIES[name].dim)
         square = FAMILIES[name].warp(picture, T)[..., 12:52, :]
@@ -259,5 +293,7 @@ def test_bad_input_is_a_one_line_error(images, T, message):
 
 
 def test_an_unknown_family_is_named_together_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown family 'rotations': expected one of rotation, translation"):
+    with pytest.raises(
+        ValueError, match="unknown family 'rotations': expected one of rotation, translation"
+    ):
         FAMILIES["rotations"]

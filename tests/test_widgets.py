@@ -52,7 +52,10 @@ def test_each_slider_is_linked_to_each_of_its_stacks_in_the_browser(shown, monke
     widgets.frames(draw, a=[1, 2], b=[1, 2, 3])
     a, b, stack = displayed[1].children
     assert ((a, "index"), (stack, "selected_index")) in links
-    assert all(((b, "index"), (part, "selected_index")) in links for part in stack.children) and len(links) == 3
+    assert (
+        all(((b, "index"), (part, "selected_index")) in links for part in stack.children)
+        and len(links) == 3
+    )
 
 
 def test_without_stacks_a_kernel_exchanges_the_frames(shown, monkeypatch):
@@ -73,8 +76,12 @@ def test_paper_shows_a_strip_of_frames(shown):
     assert strip.size == (widgets.STRIP * 80, 80)
 
 
-@pytest.mark.parametrize("wrong", [{"a": []}, {"a": [1], "start": {"a": 2}}, {"a": [1], "start": {"b": 2}}])
+@pytest.mark.parametrize(
+    "wrong", [{"a": []}, {"a": [1], "start": {"a": 2}}, {"a": [1], "start": {"b": 2}}]
+)
 def test_what_cannot_be_shown_is_a_one_line_error(wrong):
-    with pytest.raises(ValueError, match="expected values for each name and starts among them") as error:
+    with pytest.raises(
+        ValueError, match="expected values for each name and starts among them"
+    ) as error:
         widgets.frames(lambda **chosen: None, **wrong)
     assert "\n" not in str(error.value)

@@ -3,4 +3,13 @@
 from .catalogue import CLASSES, DataError, Dataset, cache_file, load, load_folder
 from .sprites import mario_iggy, mario_poses
 
-__all__ = ["CLASSES", "DataError", "Dataset", "cache_file", "load", "load_folder", "mario_iggy", "mario_poses"]
+__all__ = [
+    "CLASSES",
+    "DataError",
+    "Dataset",
+    "cache_file",
+    "load",
+    "load_folder",
+    "mario_iggy",
+    "mario_poses",
+]

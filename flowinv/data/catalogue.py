@@ -72,7 +72,10 @@ SAMPLE_SHA256 = {
         "60e46ceaa0f95b90d0c5d10e98e3e58d6c5bca8f10e04c46bfc0e18e11922950",
     ),
 }
-SAMPLE_SIZES = {"mnist": (1000, 200), "cifar10": (200, 100)}  # training and test images of each class
+SAMPLE_SIZES = {
+    "mnist": (1000, 200),
+    "cifar10": (200, 100),
+}  # training and test images of each class
 TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 CLASSES = {
     "mnist": tuple("0123456789"),
@@ -82,7 +85,9 @@ CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }  # fmt: skip
 
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles
+CIFAR10_URL = (
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles
+)
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -109,7 +114,10 @@ class Dataset:
 
     def _pick(self, split: str, index: Tensor) -> dict[str, Tensor]:
         """Those of a split's images, labels and angles that `index` names."""
-        parts = {f"{split}_{kind}": getattr(self, f"{split}_{kind}") for kind in ("images", "labels", "angles")}
+        parts = {
+            f"{split}_{kind}": getattr(self, f"{split}_{kind}")
+            for kind in ("images", "labels", "angles")
+        }
         return {key: None if value is None else value[index] for key, value in parts.items()}
 
     def only(self, classes: list[int]) -> "Dataset":
@@ -119,12 +127,16 @@ class Dataset:
         ('1', '6')
         """
         if not classes or not set(classes) <= set(range(len(self.classes))):
-            raise ValueError(f"classes: expected numbers from 0 to {len(self.classes) - 1}, got {classes}")
+            raise ValueError(
+                f"classes: expected numbers from 0 to {len(self.classes) - 1}, got {classes}"
+            )
         parts = {}
         number = torch.full((len(self.classes),), -1)
         number[classes] = torch.arange(len(classes))
         for split in ("train", "test"):
-            parts |= self._pick(split, torch.isin(getattr(self, f"{split}_labels"), torch.tensor(classes)))
+            parts |= self._pick(
+                split, torch.isin(getattr(self, f"{split}_labels"), torch.tensor(classes))
+            )
             parts[f"{split}_labels"] = number[parts[f"{split}_labels"]]
         return replace(self, classes=tuple(self.classes[c] for c in classes), **parts)
 
@@ -194,7 +206,9 @@ class Dataset:
 
 def cache_file(name: str) -> Path:
     """Where the full data set lies, or will lie: $FLOWINV_DATA or ~/.cache/flowinv."""
-    return Path(os.environ.get("FLOWINV_DATA") or Path.home() / ".cache" / "flowinv") / f"{name}.npz"
+    return (
+        Path(os.environ.get("FLOWINV_DATA") or Path.home() / ".cache" / "flowinv") / f"{name}.npz"
+    )
 
 
 def load(name: str, sample: bool = False) -> Dataset:
@@ -208,7 +222,9 @@ def load(name: str, sample: bool = False) -> Dataset:
     sums = SHA256[name]
     if sample:
         if name not in SAMPLE_SHA256:
-            raise DataError(f"{name} has no embedded sample: use load({name!r}), or one of {', '.join(SAMPLE_SHA256)}")
+            raise DataError(
+                f"{name} has no embedded sample: use load({name!r}), or one of {', '.join(SAMPLE_SHA256)}"
+            )
         path, sums, remedy = SAMPLES / f"{name}.npz", SAMPLE_SHA256[name], "install flowinv again"
     else:
         path = cache_file(name)
@@ -275,15 +291,27 @@ def read_arrays(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, np.
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: file[key] if key in file else _unpack(path, key) for key in keys}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"{path} is damaged ({error}): {remedy}") from None
 
 
-def check_sums(path: Path, arrays: dict[str, np.ndarray], sums: dict[str, str], remedy: str) -> None:
+def check_sums(
+    path: Path, arrays: dict[str, np.ndarray], sums: dict[str, str], remedy: str
+) -> None:
     for key, expected in sums.items():
         found = _sha256(arrays[key])
         if found != expected:
-            raise DataError(f"{path} is damaged ({key} has SHA-256 {found[:12]}…, expected {expected[:12]}…): {remedy}")
+            raise DataError(
+                f"{path} is damaged ({key} has SHA-256 {found[:12]}…, expected {expected[:12]}…): {remedy}"
+            )
 
 
 def _sha256(array: np.ndarray) -> str:
@@ -315,10 +343,16 @@ def _fetch_cifar10(folder: str) -> dict[str, np.ndarray]:
     arrays = {}
     with tarfile.open(Path(folder) / "cifar10.tar.gz") as tar:
         for split, names in parts.items():
-            raw = b"".join(tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read() for name in names)
-            rows = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # label, then red, green, blue planes
+            raw = b"".join(
+                tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read() for name in names
+            )
+            rows = np.frombuffer(raw, np.uint8).reshape(
+                -1, 1 + 3 * 32 * 32
+            )  # label, then red, green, blue planes
             arrays[f"{split}_labels"] = rows[:, 0].copy()
-            arrays[f"{split}_images"] = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
+            arrays[f"{split}_images"] = (
+                rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
+            )
     return arrays
 
 
@@ -344,7 +378,11 @@ def _download(name: str, path: Path) -> None:
         if isinstance(error, DataError):
             raise
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-        sample = f", or use the embedded sample, load({name!r}, sample=True)" if name in SAMPLE_SHA256 else ""
+        sample = (
+            f", or use the embedded sample, load({name!r}, sample=True)"
+            if name in SAMPLE_SHA256
+            else ""
+        )
         raise DataError(
             f"{path} is missing and {TITLES[name]} could not be downloaded ({reason}): try again with a network,"
             f" copy {path.name} there from another machine{sample}"
@@ -370,7 +408,10 @@ def draw_sample(name: str) -> dict[str, np.ndarray]:
     arrays = {}
     for split, count in zip(("train", "test"), SAMPLE_SIZES[name]):
         labels = full[f"{split}_labels"]
-        drawn = [rng.choice(np.flatnonzero(labels == c), count, replace=False) for c in range(labels.max() + 1)]
+        drawn = [
+            rng.choice(np.flatnonzero(labels == c), count, replace=False)
+            for c in range(labels.max() + 1)
+        ]
         order = rng.permutation(np.concatenate(drawn))
         arrays[f"{split}_images"] = full[f"{split}_images"][order]
         arrays[f"{split}_labels"] = labels[order]
@@ -384,6 +425,8 @@ def write_sample(name: str, folder: Path = SAMPLES) -> list[str]:
     for key in [key for key in arrays if arrays[key].ndim == 4]:
         tiles = arrays.pop(key).reshape(-1, COLUMNS, 32, 32, 3)
         sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(-1, COLUMNS * 32, 3)
-        Image.fromarray(sheet).save(folder / f"{name}-{key}.webp", lossless=True, method=6, quality=100)
+        Image.fromarray(sheet).save(
+            folder / f"{name}-{key}.webp", lossless=True, method=6, quality=100
+        )
     np.savez_compressed(folder / f"{name}.npz", **arrays)
     return sums

@@ -41,7 +41,12 @@ def mario_poses(modes: int = 1) -> Tensor:
 
 
 def mario_iggy(
-    degrees: float = 45.0, modes: int = 1, train: int = 10000, test: int = 5000, seed: int = 0, sample: bool = False
+    degrees: float = 45.0,
+    modes: int = 1,
+    train: int = 10000,
+    test: int = 5000,
+    seed: int = 0,
+    sample: bool = False,
 ) -> Dataset:
     """Two 32×32 images, each upright and upside-down: four classes, every image turned around a pose.
 
@@ -66,8 +71,12 @@ def mario_iggy(
         angles = 180 - (180 - angles) % 360
         turned = FAMILIES["rotation"].warp(images[labels // 2], angles[:, None] / 180).clamp(0, 1)
         parts |= {f"{split}_images": turned, f"{split}_labels": labels, f"{split}_angles": angles}
-    title = f"Mario-Iggy ({who}), ±{degrees:g}°" + (f" around each of {modes} poses" if modes > 1 else "")
-    return Dataset(title, tuple(f"{kind} {way}" for kind in kinds for way in ("up", "down")), **parts)
+    title = f"Mario-Iggy ({who}), ±{degrees:g}°" + (
+        f" around each of {modes} poses" if modes > 1 else ""
+    )
+    return Dataset(
+        title, tuple(f"{kind} {way}" for kind in kinds for way in ("up", "down")), **parts
+    )
 
 
 def _sprites() -> tuple[Tensor, str, tuple[str, str]]:
@@ -84,7 +93,10 @@ def _mario_and_iggy() -> tuple[Tensor, str, tuple[str, str]]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 download_url(URL, folder, path.name)
-                _read_mario_and_iggy(Path(folder) / path.name, "the download is not what it should be; try again later")
+                _read_mario_and_iggy(
+                    Path(folder) / path.name,
+                    "the download is not what it should be; try again later",
+                )
                 os.replace(Path(folder) / path.name, path)
         except (OSError, HTTPException):
             return _sprites()

@@ -61,7 +61,9 @@ class Experiment:
         guide, options, *_ = Registry("row", **self.guides)[row]
         channels, family = data.train_images.shape[1], FAMILIES[self.family_of(row)]
         classifier = self.classifier(channels, len(data.classes), profile)
-        return InvariantClassifier(classifier, GUIDES[guide](family, channels, **options), family, self.original)
+        return InvariantClassifier(
+            classifier, GUIDES[guide](family, channels, **options), family, self.original
+        )
 
     def family_of(self, row: str) -> str:
         """The family's name, the row's own or the experiment's."""
@@ -98,15 +100,22 @@ def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
     limits = torch.tensor([LIMITS[name] for name in data.classes])
     turned = metrics.rotate_within(images, limits[labels], torch.Generator().manual_seed(0))
     return {
-        "width_degrees": dict(zip(data.classes, metrics.class_widths(model, images, labels, len(data.classes)))),
+        "width_degrees": dict(
+            zip(data.classes, metrics.class_widths(model, images, labels, len(data.classes)))
+        ),
         **accuracies(model, images, labels),
-        **{name.replace("accuracy_", "accuracy_turned_"): x for name, x in accuracies(model, turned, labels).items()},
+        **{
+            name.replace("accuracy_", "accuracy_turned_"): x
+            for name, x in accuracies(model, turned, labels).items()
+        },
     }
 
 
 def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str], Dataset]:
     """profile → Mario-Iggy with as many training images, and half as many to test; this project's sprites but at `full`."""
-    return lambda profile: mario_iggy(degrees, modes, sizes[profile], sizes[profile] // 2, sample=profile != "full")
+    return lambda profile: mario_iggy(
+        degrees, modes, sizes[profile], sizes[profile] // 2, sample=profile != "full"
+    )
 
 
 @torch.no_grad()
@@ -114,7 +123,10 @@ def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict
     """How q(T | I) fills the turns that keep an image's class, up to the boundary, half way to another class's pose."""
     images, labels = data.test_images[:1000], data.test_labels[:1000]
     centres = wrap((mario_poses(modes)[labels] - data.test_angles[:1000, None]).T / 180)
-    T = torch.cat([model.q(part.to(model.device)).sample((400,))[..., 0].cpu() for part in images.split(500)], 1)
+    T = torch.cat(
+        [model.q(part.to(model.device)).sample((400,))[..., 0].cpu() for part in images.split(500)],
+        1,
+    )
     reached, inside = metrics.coverage(T, centres, 0.5 / modes, periodic=True)
     return {
         "half_width_degrees": 180 * metrics.half_width(T, periodic=True).median().item(),
@@ -131,12 +143,17 @@ def _rotation_discovery(model: InvariantClassifier, data: Dataset) -> dict:
     with torch.no_grad():
         T = model.q(images).sample((200,))
     anything = 2 * torch.rand(20000, 2, generator=torch.Generator().manual_seed(0)) - 1
-    b, d = (T - T.mean(0)).flatten(0, 1).T.cpu()  # within an image: what holds between images is not q's shape
+    b, d = (
+        (T - T.mean(0)).flatten(0, 1).T.cpu()
+    )  # within an image: what holds between images is not q's shape
     return {
         "rotation_error": metrics.rotation_error(model.family.matrix(T)).median().item(),
-        "rotation_error_of_the_box": metrics.rotation_error(model.family.matrix(anything)).median().item(),
+        "rotation_error_of_the_box": metrics.rotation_error(model.family.matrix(anything))
+        .median()
+        .item(),
         "correlation": torch.corrcoef(torch.stack([b, d]))[0, 1].item(),
-        "half_width_degrees": 90 * metrics.half_width(T[..., 1] - T[..., 0], periodic=False).median().item(),
+        "half_width_degrees": 90
+        * metrics.half_width(T[..., 1] - T[..., 0], periodic=False).median().item(),
         **accuracies(model, data.test_images[:1000], data.test_labels[:1000]),
     }
 
@@ -189,7 +206,9 @@ def _mario_network(channels: int, classes: int, profile: str) -> nn.Module:
     return ConvNet(channels, classes, width=8)
 
 
-def _mario_experiment(about: str, degrees: float, modes: int, quick: Settings, full: Settings, **more) -> Experiment:
+def _mario_experiment(
+    about: str, degrees: float, modes: int, quick: Settings, full: Settings, **more
+) -> Experiment:
     return Experiment(
         about=about,
         data=_mario(degrees, modes, {"ci": 200, "quick": 3000, "full": 10000}),
@@ -214,7 +233,12 @@ def _classifies(
         about=about,
         data=data,
         classifier=network,
-        profiles={"ci": replace(quick, epochs=2, burn_in=1), "quick": quick, "full": full, **(more_profiles or {})},
+        profiles={
+            "ci": replace(quick, epochs=2, burn_in=1),
+            "quick": quick,
+            "full": full,
+            **(more_profiles or {}),
+        },
         original=False,
         **{"family": "affine", "guides": AFFINE, "measure": _classification, **more},
     )
@@ -239,7 +263,11 @@ def _preact(channels: int, classes: int, profile: str) -> nn.Module:
 ONE_RANGE = {"augerino": Row("augerino"), "instaaug": Row("instaaug"), "flow": Row("flow")}
 NONE = Row("none", changes={"samples": 1})
 FIVE = {"scale": [0.2, 0.2, 0.6]}  # small shifts and wide rotations: see CONTRIBUTING.md
-COUPLINGS = {"univariate": "affine", "coupling": True, "layers": 12}  # the paper's layers, over one Gaussian
+COUPLINGS = {
+    "univariate": "affine",
+    "coupling": True,
+    "layers": 12,
+}  # the paper's layers, over one Gaussian
 AFFINE = {
     "none": NONE,
     "augerino": Row("augerino", {"half_width": 0.2}),
@@ -249,14 +277,22 @@ AFFINE = {
 
 MARIO = Settings(epochs=25)
 MARIO_FULL = Settings(
-    epochs=100, batch_size=128, lr=1e-3, guide_lr=1e-3, weight_decay=0.01, decay=Cosine(to=0.1), burn_in=5
+    epochs=100,
+    batch_size=128,
+    lr=1e-3,
+    guide_lr=1e-3,
+    weight_decay=0.01,
+    decay=Cosine(to=0.1),
+    burn_in=5,
 )
 CIFAR = Settings(
     epochs=200, batch_size=256, alpha=0.1, samples=20, optimizer="sgd", lr=0.1, guide_lr=1e-4, weight_decay=5e-4,
     decay=Steps(every=80, factor=0.1), burn_in=10,
 )  # fmt: skip
 LONG_TAIL = replace(CIFAR, epochs=100, alpha=0.05, decay=Steps(every=80, factor=0.05))
-CIFAR_QUICK = replace(CIFAR, epochs=40, batch_size=64, alpha=0.01, samples=1, guide_lr=3e-4, decay=Cosine(), burn_in=4)
+CIFAR_QUICK = replace(
+    CIFAR, epochs=40, batch_size=64, alpha=0.01, samples=1, guide_lr=3e-4, decay=Cosine(), burn_in=4
+)
 DIGITS_QUICK = Settings(epochs=8, alpha=0.03, burn_in=1)
 
 # Shortest first, as `python -m flowinv reproduce` takes them.

@@ -11,7 +11,11 @@ def scoreboard(folder: Path) -> str:
     """The table of paper against project, in Markdown: mean ± standard deviation over seeds, with provenance."""
     lines = []
     for name, experiment in EXPERIMENTS.items():
-        found = {p: stored(name, p, folder) for p in experiment.profiles if (folder / name / f"{p}.json").exists()}
+        found = {
+            p: stored(name, p, folder)
+            for p in experiment.profiles
+            if (folder / name / f"{p}.json").exists()
+        }
         lines += [
             "", f"## {name}", "", f"{experiment.about}. Shown: {experiment.unit}.", "",
             "| q(T given I) | paper | here, full | here, smaller |", "| --- | --- | --- | --- |",
@@ -19,7 +23,11 @@ def scoreboard(folder: Path) -> str:
         for row in dict.fromkeys([*experiment.guides, *experiment.published]):
             cells = {p: [e for e in entries if e["guide"] == row] for p, entries in found.items()}
             full = _cell(experiment, cells.pop("full", []))
-            small = [f"{_cell(experiment, entries)} ({p})" for p, entries in cells.items() if entries and p != "ci"]
+            small = [
+                f"{_cell(experiment, entries)} ({p})"
+                for p, entries in cells.items()
+                if entries and p != "ci"
+            ]
             if row not in experiment.guides:
                 full, small = "not run here", []
             lines.append(
@@ -82,7 +90,11 @@ def _provenance_line(entries: list[dict]) -> str:
     seconds = [e["wall_seconds"] for e in entries]
     speeds = [e["images_per_second"] for e in entries]
     shares = [e["share_outside_classifier"] for e in entries if "share_outside_classifier" in e]
-    outside = f", a median of {statistics.median(shares):.0%} of a step outside the classifier" if shares else ""
+    outside = (
+        f", a median of {statistics.median(shares):.0%} of a step outside the classifier"
+        if shares
+        else ""
+    )
     dates = sorted({e["date"] for e in entries})
     return (
         f"{some('data')}; {some('epochs')} epochs; {min(seconds):.0f} to {max(seconds):.0f} s of training a run"

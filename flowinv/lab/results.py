@@ -124,7 +124,9 @@ def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) 
     return experiment.measure(model.eval(), data)
 
 
-def evaluate(name: str, profile: str, row: str, seed: int, runs: Path, changes: dict | None = None) -> dict:
+def evaluate(
+    name: str, profile: str, row: str, seed: int, runs: Path, changes: dict | None = None
+) -> dict:
     """The metrics of a run's stored weights, measured again."""
     data = EXPERIMENTS[name].data(profile)
     return measured(EXPERIMENTS[name], trained(name, profile, row, data, seed, runs, changes), data)
@@ -158,7 +160,9 @@ def trained(
     model = EXPERIMENTS[name].build(row, profile, data, seed).to(pick_device())
     about = load_weights(path, model)
     if about["settings"] != json.loads(json.dumps(asdict(settings))):
-        raise RunError(f"{path} was trained with settings that the profile no longer has: train it again")
+        raise RunError(
+            f"{path} was trained with settings that the profile no longer has: train it again"
+        )
     model.bfloat16 = about["bfloat16"]
     return model.eval()
 
@@ -172,12 +176,19 @@ def weights_file(runs: Path, name: str, profile: str, row: str, settings: Settin
     mark = ""
     if not _is_profiles(name, profile, row, settings):
         mark = "-" + hashlib.sha256(json.dumps(asdict(settings)).encode()).hexdigest()[:8]
-    return runs / name / profile / f"{re.sub(r'[^a-z0-9_]+', '-', row)}-{settings.seed}{mark}.safetensors"
+    return (
+        runs
+        / name
+        / profile
+        / f"{re.sub(r'[^a-z0-9_]+', '-', row)}-{settings.seed}{mark}.safetensors"
+    )
 
 
 def result_file(out: Path, name: str, profile: str, settings: Settings, row: str) -> Path:
     """Where its entry is stored."""
-    return out / name / f"{profile if _is_profiles(name, profile, row, settings) else 'custom'}.json"
+    return (
+        out / name / f"{profile if _is_profiles(name, profile, row, settings) else 'custom'}.json"
+    )
 
 
 def _only_one(path: Path):
@@ -190,10 +201,14 @@ def _only_one(path: Path):
             f"another process is running {path.with_suffix('')}: wait for it, or choose another --runs folder"
         ) from None
     except OSError as error:
-        raise RunError(f"{path.parent} cannot be written ({error}): choose another --runs folder") from None
+        raise RunError(
+            f"{path.parent} cannot be written ({error}): choose another --runs folder"
+        ) from None
 
 
-def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Settings, processes: int = 1) -> float:
+def outside_classifier(
+    model: InvariantClassifier, data: Dataset, settings: Settings, processes: int = 1
+) -> float:
     """The share of a training step's time that is not the classifier's own, on as many images: of a few steps each.
 
     processes: that share a batch; what is timed is the work of one.
@@ -202,11 +217,15 @@ def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Sett
     model.classifier.requires_grad_(not settings.freeze)
     size = max(1, settings.batch_size // processes)
     images, labels = (x[:size].to(model.device) for x in (data.train_images, data.train_labels))
-    samples = len(model.draw(model.q(images[:1]), settings.samples)[0])  # a point mass gives one, whatever is asked for
+    samples = len(
+        model.draw(model.q(images[:1]), settings.samples)[0]
+    )  # a point mass gives one, whatever is asked for
     copies = samples + model.original
     still = [torch.optim.SGD(model.parameters(), 0.0)]
     at_once = settings.chunk or copies * len(images)
-    shown = images.repeat(copies, 1, 1, 1).requires_grad_(any(p.requires_grad for p in model.q.parameters()))
+    shown = images.repeat(copies, 1, 1, 1).requires_grad_(
+        any(p.requires_grad for p in model.q.parameters())
+    )
 
     def classify() -> None:
         for x, y in zip(shown.split(at_once), labels.repeat(copies).split(at_once)):
@@ -229,16 +248,23 @@ def outside_classifier(model: InvariantClassifier, data: Dataset, settings: Sett
 
 def store(entry: dict, path: Path, order: list[str]) -> None:
     """Put an entry into a result file, in place of the one that it repeats; the file is whole at any moment."""
-    key = lambda e: (e["guide"], e["seed"]) + ((e["profile"], str(e["settings"])) if path.stem == "custom" else ())  # noqa: E731
+    key = lambda e: (
+        (e["guide"], e["seed"])
+        + ((e["profile"], str(e["settings"])) if path.stem == "custom" else ())
+    )  # noqa: E731
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # so that of two processes neither loses the other's entry
+        with FileLock(
+            path.with_suffix(".lock")
+        ):  # so that of two processes neither loses the other's entry
             entry = json.loads(json.dumps(entry))  # tuples become lists, as in what was read
             entries = json.loads(path.read_text()) if path.exists() else []
             entries = [e for e in entries if key(e) != key(entry)] + [entry]
             # A row that this code does not know, of another branch maybe, stays, at the end.
-            entries.sort(key=lambda e: ([*order, e["guide"]].index(e["guide"]), e["guide"], e["seed"]))
+            entries.sort(
+                key=lambda e: ([*order, e["guide"]].index(e["guide"]), e["guide"], e["seed"])
+            )
             part.write_text(json.dumps(entries, indent=1) + "\n")
             os.replace(part, path)
     except OSError as error:
@@ -267,7 +293,9 @@ def provenance() -> dict:
             "flowinv": __version__,
         },
         "revision": _revision(),
-        "command": shlex.join(["python", "-m", "flowinv", *sys.argv[1:]]) if called else "from Python",
+        "command": shlex.join(["python", "-m", "flowinv", *sys.argv[1:]])
+        if called
+        else "from Python",
         "date": date.today().isoformat(),
     }
 
@@ -280,7 +308,9 @@ def _revision() -> str:
             ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parents[1]
         )
         revision = git("rev-parse", "--short", "HEAD").stdout.strip()
-        if revision and git("diff", "--quiet", "HEAD", "--", ".").returncode:  # the package; results may change
+        if (
+            revision and git("diff", "--quiet", "HEAD", "--", ".").returncode
+        ):  # the package; results may change
             revision += "-dirty"
     return revision or "unknown"
 
@@ -306,7 +336,9 @@ def stored(name: str, profile: str, folder: Path | None = None) -> list[dict]:
     return json.loads(path.read_text())
 
 
-def jobs(profile: str, seeds: tuple[int, ...], names: tuple[str, ...] = ()) -> list[tuple[str, str, int]]:
+def jobs(
+    profile: str, seeds: tuple[int, ...], names: tuple[str, ...] = ()
+) -> list[tuple[str, str, int]]:
     """(experiment, row, seed) of all that has the profile: every experiment with one seed before any with two."""
     for name in names:
         Registry("profile", **EXPERIMENTS[name].profiles)[profile]
@@ -319,14 +351,18 @@ def jobs(profile: str, seeds: tuple[int, ...], names: tuple[str, ...] = ()) -> l
     ]
 
 
-def missing(some: list[tuple[str, str, int]], profile: str, out: Path, changes: dict | None = None) -> list:
+def missing(
+    some: list[tuple[str, str, int]], profile: str, out: Path, changes: dict | None = None
+) -> list:
     """Those jobs that have no result with the settings of now."""
     left = []
     for name, row, seed in some:
         settings = changed(name, profile, row, seed, changes)
         path = result_file(out, name, profile, settings, row)
         entries = json.loads(path.read_text()) if path.exists() else []
-        if not any(e["guide"] == row and e["seed"] == seed and current(name, settings, e) for e in entries):
+        if not any(
+            e["guide"] == row and e["seed"] == seed and current(name, settings, e) for e in entries
+        ):
             left.append((name, row, seed))
     return left
 

@@ -60,7 +60,9 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | No
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.clone().contiguous() for key, value in tensors.items()}, partial, metadata)
+        save_file(
+            {key: value.clone().contiguous() for key, value in tensors.items()}, partial, metadata
+        )
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
@@ -100,7 +102,9 @@ def finished_epochs(path: str | Path) -> int:
         return 0
 
 
-def _check_weights(path: str | Path, model: InvariantClassifier, weights: dict[str, Tensor]) -> None:
+def _check_weights(
+    path: str | Path, model: InvariantClassifier, weights: dict[str, Tensor]
+) -> None:
     own = model.state_dict()
     for key in own.keys() | weights.keys():
         here, there = (tuple(w[key].shape) if key in w else "nothing" for w in (own, weights))
@@ -111,7 +115,12 @@ def _check_weights(path: str | Path, model: InvariantClassifier, weights: dict[s
 
 
 def load_checkpoint(
-    path: str | Path, model: InvariantClassifier, optimizers: list, control: Tensor, settings, about_run: dict
+    path: str | Path,
+    model: InvariantClassifier,
+    optimizers: list,
+    control: Tensor,
+    settings,
+    about_run: dict,
 ) -> list[dict]:
     """Put everything back and return the history; nothing is changed unless all of it fits."""
     try:
@@ -121,16 +130,28 @@ def load_checkpoint(
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             state_of_control = tensors["control"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint ({error}): delete it to start afresh") from None
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({error}): delete it to start afresh"
+        ) from None
     now = asdict(settings)
-    changed = [f"{key} {then.get(key)} (now {now[key]})" for key in now if then.get(key) != now[key]]
+    changed = [
+        f"{key} {then.get(key)} (now {now[key]})" for key in now if then.get(key) != now[key]
+    ]
     if changed:
-        raise CheckpointError(f"{path} was trained with {', '.join(changed)}: use those settings, or another file")
-    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        raise CheckpointError(
+            f"{path} was trained with {', '.join(changed)}: use those settings, or another file"
+        )
+    weights = {
+        key.removeprefix("model."): value
+        for key, value in tensors.items()
+        if key.startswith("model.")
+    }
     _check_weights(path, model, weights)
     for key, value in about_run.items():
         if whose.get(key) != value:
-            raise CheckpointError(f"{path} is of another run (its {key} differs): use the same one, or another file")
+            raise CheckpointError(
+                f"{path} is of another run (its {key} differs): use the same one, or another file"
+            )
     model.load_state_dict(weights)
     control.copy_(state_of_control)
     states: dict[int, dict[int, dict]] = {}
@@ -140,7 +161,12 @@ def load_checkpoint(
             states.setdefault(int(number), {}).setdefault(int(index), {})[name] = value
     for number, state in states.items():
         parameters = optimizers[number].param_groups[0]["params"]
-        for index, values in state.items():  # laid out in memory as the parameter is, which fused optimisers rely on
+        for (
+            index,
+            values,
+        ) in (
+            state.items()
+        ):  # laid out in memory as the parameter is, which fused optimisers rely on
             like = parameters[index]
             for name, value in values.items():
                 if value.shape == like.shape:

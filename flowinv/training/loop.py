@@ -84,10 +84,14 @@ def fit(
     """
     check_images(images)
     together = accelerator is not None and accelerator.num_processes > 1
-    device = accelerator.device if accelerator else torch.device(device) if device else pick_device()
+    device = (
+        accelerator.device if accelerator else torch.device(device) if device else pick_device()
+    )
     if accelerator and accelerator.mixed_precision != "no":
         if accelerator.mixed_precision != "bf16":
-            raise ValueError(f"mixed precision: expected bf16 or no, got {accelerator.mixed_precision}")
+            raise ValueError(
+                f"mixed precision: expected bf16 or no, got {accelerator.mixed_precision}"
+            )
         model.bfloat16 = True
     model.to(device).eval()
     images, labels = images.to(device), labels.to(device)
@@ -103,8 +107,15 @@ def fit(
             stacklevel=2,
         )
     learning = [p for p in model.classifier.parameters() if p.requires_grad]
-    known = device.type in ("cpu", "cuda")  # that channels last and a fused optimiser are right there, and faster
-    own = [module for module in model.modules() if known and type(module).__module__ == networks.__name__]
+    known = device.type in (
+        "cpu",
+        "cuda",
+    )  # that channels last and a fused optimiser are right there, and faster
+    own = [
+        module
+        for module in model.modules()
+        if known and type(module).__module__ == networks.__name__
+    ]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
     # Read here: tqdm's bar for notebooks heeds the variable too late, and leaves an empty widget behind.
@@ -117,7 +128,9 @@ def fit(
             history = load_checkpoint(checkpoint, model, optimizers, control, settings, about)
         if together:
             _start_together(model, history, accelerator)
-        with tqdm(total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet) as bar:
+        with tqdm(
+            total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet
+        ) as bar:
             for epoch in range(len(history), settings.epochs):
                 start, burning_in = time.perf_counter(), epoch < settings.burn_in
                 for parameter in learning:
@@ -136,7 +149,9 @@ def fit(
                 history.append(row)
                 bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
                 if checkpoint and (not together or accelerator.is_main_process):
-                    save_checkpoint(checkpoint, model, optimizers, control, settings, about, history)
+                    save_checkpoint(
+                        checkpoint, model, optimizers, control, settings, about, history
+                    )
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
@@ -146,7 +161,9 @@ def fit(
     return history
 
 
-def make_optimizers(model: InvariantClassifier, settings: Settings, fused: bool) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: InvariantClassifier, settings: Settings, fused: bool
+) -> list[torch.optim.Optimizer]:
     """The classifier's and, if it has anything to learn, that of q(T | I)."""
     weights, guide = list(model.classifier.parameters()), list(model.q.parameters())
     decay = {"weight_decay": settings.weight_decay, "fused": fused}
@@ -182,7 +199,14 @@ def _epoch(
             share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
             alpha = rule.at(share, control) if steered else rule
         loss, entropy, norm = step(
-            model, optimizers, images[batch], labels[batch], settings, alpha, (epoch, i), accelerator
+            model,
+            optimizers,
+            images[batch],
+            labels[batch],
+            settings,
+            alpha,
+            (epoch, i),
+            accelerator,
         )
         if steered and not burning_in:
             rule.observe(entropy, control)
@@ -190,9 +214,14 @@ def _epoch(
         total[:3] += len(batch) / N * torch.stack([loss, entropy, paid])
         total[3] += loss.isfinite() & ~norm.isfinite()
         bar.update(len(batch))
-    if accelerator and accelerator.num_processes > 1:  # each has seen its own parts: agree on what normalises
+    if (
+        accelerator and accelerator.num_processes > 1
+    ):  # each has seen its own parts: agree on what normalises
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            if (
+                isinstance(module, nn.modules.batchnorm._BatchNorm)
+                and module.running_mean is not None
+            ):
                 for statistic in (module.running_mean, module.running_var):
                     statistic.copy_(accelerator.reduce(statistic.clone(), "mean"))
     return total.tolist()
@@ -220,7 +249,9 @@ def step(
     N, shown = len(images), 1 if alpha is None else settings.samples  # of each image
     first, last = 0, N
     if accelerator:
-        first, last = (N * (accelerator.process_index + k) // accelerator.num_processes for k in (0, 1))
+        first, last = (
+            N * (accelerator.process_index + k) // accelerator.num_processes for k in (0, 1)
+        )
     n = max(1, settings.chunk // shown) if settings.chunk else N
     for start in range(first, last, n):
         torch.manual_seed(_seed(settings.seed, *number, start))
@@ -233,24 +264,34 @@ def step(
             nll, part_entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
             mean = model.weigh(nll, part_entropy, alpha)
             entropy = entropy + weight * part_entropy.detach()
-        if mean.requires_grad:  # nothing learns where the classifier is frozen and q has no parameters
+        if (
+            mean.requires_grad
+        ):  # nothing learns where the classifier is frozen and q has no parameters
             (weight * mean).backward()
         loss = loss + weight * mean.detach()
     if accelerator and accelerator.num_processes > 1:
         parameters = (model.classifier if alpha is None else model).parameters()
-        loss, entropy = _add_up([p for p in parameters if p.requires_grad], loss, entropy, accelerator)
+        loss, entropy = _add_up(
+            [p for p in parameters if p.requires_grad], loss, entropy, accelerator
+        )
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     for optimizer in optimizers:
         optimizer.step()
     return loss, entropy, norm
 
 
-def _add_up(parameters: list[nn.Parameter], loss: Tensor, entropy: Tensor, accelerator) -> tuple[Tensor, Tensor]:
+def _add_up(
+    parameters: list[nn.Parameter], loss: Tensor, entropy: Tensor, accelerator
+) -> tuple[Tensor, Tensor]:
     """Gradients, loss and entropy summed over the processes, in one message."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     message = torch.cat([x.flatten() for x in (loss, entropy, *gradients)])
-    loss, entropy, *sums = accelerator.reduce(message, "sum").split([1, 1, *(p.numel() for p in parameters)])
-    for parameter, total in zip(parameters, sums):  # laid out as the parameter is, which fused optimisers rely on
+    loss, entropy, *sums = accelerator.reduce(message, "sum").split(
+        [1, 1, *(p.numel() for p in parameters)]
+    )
+    for parameter, total in zip(
+        parameters, sums
+    ):  # laid out as the parameter is, which fused optimisers rely on
         parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))
     return loss[0], entropy[0]
 
@@ -268,7 +309,9 @@ def _start_together(model: InvariantClassifier, history: list, accelerator) -> N
         broadcast(tensor)
 
 
-def _check_health(epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int) -> None:
+def _check_health(
+    epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int
+) -> None:
     """Stop a run that has gone wrong before it spoils the checkpoint."""
     if broken:
         raise FloatingPointError(

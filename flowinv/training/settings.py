@@ -20,7 +20,9 @@ class Schedule:
 
     def __post_init__(self):
         if not (self.start > 0 and self.end > 0 and 0 < self.share <= 1):
-            raise ValueError(f"schedule: expected positive alphas and a share in (0, 1], got {self}")
+            raise ValueError(
+                f"schedule: expected positive alphas and a share in (0, 1], got {self}"
+            )
 
     def at(self, progress: float, state: Tensor | None) -> float:
         return self.start * (self.end / self.start) ** min(1.0, progress / self.share)
@@ -48,7 +50,9 @@ class EntropyControl:
 
     def __post_init__(self):
         if not (self.start > 0 and self.gain >= 0 and self.rate > 0 and self.bound > 0):
-            raise ValueError(f"entropy control: expected a positive start, rate and bound, got {self}")
+            raise ValueError(
+                f"entropy control: expected a positive start, rate and bound, got {self}"
+            )
 
     def at(self, progress: float, state: Tensor) -> Tensor:
         return self.start * (self.gain * state[0] + state[1]).exp()
@@ -89,7 +93,9 @@ class Steps:
 
     def __post_init__(self):
         if not (self.every > 0 and 0 < self.factor <= 1):
-            raise ValueError(f"steps: expected a positive number of epochs and a factor in (0, 1], got {self}")
+            raise ValueError(
+                f"steps: expected a positive number of epochs and a factor in (0, 1], got {self}"
+            )
 
     def at(self, epoch: float, epochs: int) -> float:
         return self.factor ** (epoch // self.every)
@@ -135,11 +141,17 @@ class Settings:
         for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip", "chunk"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not self.burn_in >= 0 or not (isinstance(self.alpha, Schedule | EntropyControl) or self.alpha >= 0):
-            raise ValueError(f"alpha and burn_in: expected 0 or more, got {self.alpha} and {self.burn_in}")
+        if not self.burn_in >= 0 or not (
+            isinstance(self.alpha, Schedule | EntropyControl) or self.alpha >= 0
+        ):
+            raise ValueError(
+                f"alpha and burn_in: expected 0 or more, got {self.alpha} and {self.burn_in}"
+            )
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer: expected adam or sgd, got {self.optimizer!r}")
         if self.seed < 0 or self.weight_decay < 0:
-            raise ValueError(f"seed and weight_decay: expected 0 or more, got {self.seed} and {self.weight_decay}")
+            raise ValueError(
+                f"seed and weight_decay: expected 0 or more, got {self.seed} and {self.weight_decay}"
+            )
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing: expected a share in [0, 1), got {self.smoothing}")
