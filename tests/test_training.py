@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -315,6 +316,30 @@ def test_looking_on_does_not_change_training(data):
     _, history = train(data)
     _, watched = train(data, each_epoch=lambda model: {"noise": torch.rand(1).item()})
     assert losses(history) == losses(watched) and "noise" in watched[0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("broken", [False, True], ids=["ends", "raises"])
+def test_what_a_caller_draws_after_training_follows_from_the_callers_seed(data, device, broken):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+    def interrupt(model):
+        torch.rand(2, device=device)
+        if broken:
+            raise Stop
+        return {}
+
+    def drawn():
+        return [torch.rand(3), torch.rand(3, device=device)]
+
+    model = build()
+    torch.manual_seed(7)
+    expected = drawn()
+    torch.manual_seed(7)
+    with pytest.raises(Stop) if broken else nullcontext():
+        fit(model, *data, SETTINGS, device=device, progress=False, each_epoch=interrupt)
+    assert all(torch.equal(a, b) for a, b in zip(expected, drawn(), strict=True))
 
 
 def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
