@@ -47,24 +47,24 @@ def no_network(monkeypatch):
 
 
 def test_the_sample_is_balanced_and_scaled():
-    digits = data.load("mnist", sample=True)
-    assert digits.train_images.shape == (10000, 1, 28, 28) and digits.test_images.shape == (
+    digits = data.load("mnist", sample=True).joined()
+    assert digits.train.images.shape == (10000, 1, 28, 28) and digits.test.images.shape == (
         2000,
         1,
         28,
         28,
     )
-    assert torch.bincount(digits.train_labels).tolist() == [1000] * 10
-    assert digits.train_images.min() == 0 and digits.train_images.max() == 1
+    assert torch.bincount(digits.train.labels).tolist() == [1000] * 10
+    assert digits.train.images.min() == 0 and digits.train.images.max() == 1
     assert "embedded sample" in str(digits)
 
 
 def test_only_renumbers_the_classes_it_keeps():
-    digits = data.load("mnist", sample=True)
+    digits = data.load("mnist", sample=True).joined()
     some = digits.only([6, 1])
-    assert some.classes == ("6", "1") and len(some.train_labels) == 2000
+    assert some.classes == ("6", "1") and len(some.train.labels) == 2000
     assert torch.equal(
-        some.test_images[some.test_labels == 0], digits.test_images[digits.test_labels == 6]
+        some.test.images[some.test.labels == 0], digits.test.images[digits.test.labels == 6]
     )
     with pytest.raises(ValueError, match="classes: expected numbers from 0 to 9"):
         digits.only([11])
@@ -72,8 +72,8 @@ def test_only_renumbers_the_classes_it_keeps():
 
 def test_a_cached_file_is_read(cache, small):
     np.savez_compressed(cache / "mnist.npz", **small)
-    digits = data.load("mnist")
-    assert (digits.train_images[:, 0] * 255).round().byte().numpy().tolist() == small[
+    digits = data.load("mnist").joined()
+    assert (digits.train.images[:, 0] * 255).round().byte().numpy().tolist() == small[
         "train_images"
     ].tolist()
     assert str(digits).startswith("MNIST: 30 training and 20 test images of 10 classes")
@@ -153,7 +153,7 @@ def test_a_download_is_checked_and_cached(cache, small, monkeypatch):
     digits = data.load("mnist")
     assert [p.name for p in cache.iterdir()] == ["mnist.npz"]
     monkeypatch.delattr(torchvision.datasets, "MNIST")  # the second time the cache is enough
-    assert torch.equal(data.load("mnist").train_images, digits.train_images)
+    assert torch.equal(data.load("mnist").train.images, digits.train.images)
 
 
 def test_a_download_that_is_not_what_it_should_be_is_not_cached(cache, small, monkeypatch):
@@ -205,9 +205,9 @@ def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
     monkeypatch.setitem(
         data.SAMPLE_SHA256, "cifar10", tuple(data.write_sample("cifar10", tmp_path))
     )
-    read = data.load("cifar10", sample=True)
+    read = data.load("cifar10", sample=True).joined()
     assert torch.equal(
-        (read.train_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[:100])
+        (read.train.images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[:100])
     )
     (tmp_path / "cifar10-test_images.webp").unlink()
     data._read.cache_clear()
@@ -215,16 +215,58 @@ def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
         data.load("cifar10", sample=True)
 
 
+def same(a, b):
+    """Whether two data sets hold the same images, labels and angles, and say the same."""
+    for split in ("train", "validation", "test"):
+        for kind in ("images", "labels", "angles"):
+            x, y = (getattr(getattr(data, split), kind) for data in (a, b))
+            if not (x is y is None or torch.equal(x, y)):
+                return False
+    return str(a) == str(b)
+
+
+def test_a_tenth_of_the_training_images_is_held_out_and_comes_back_to_its_places(cache, small):
+    np.savez(cache / "mnist.npz", **small)
+    digits = data.load("mnist")
+    pixels = (torch.cat([digits.train.images, digits.validation.images]) * 255).round().byte()
+    whole = torch.from_numpy(small["train_images"])[:, None]
+    assert len(digits.validation) == 3 and len(digits.train) == 27
+    assert "27 training, 3 validation and 20 test images" in str(digits)
+    assert torch.equal(pixels.flatten(1).unique(dim=0), whole.flatten(1).unique(dim=0))
+    joined = digits.joined()
+    assert torch.equal((joined.train.images * 255).round().byte(), whole)
+    assert joined.train.labels.tolist() == small["train_labels"].tolist()
+    assert len(joined.validation) == 0 and same(joined.held_out(), digits)
+    assert same(joined.joined(), joined)
+    assert not same(joined.held_out(seed=1), digits)
+    with pytest.raises(ValueError, match=r"expected a share in \[0, 1\)"):
+        digits.held_out(1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda digits: digits.rotated(),
+        lambda digits: digits.only([6, 1]),
+        lambda digits: digits.only([6, 1]).rotated(50).rotated(20, seed=1),
+    ],
+)
+def test_a_version_of_the_data_is_the_same_whether_joined_before_or_after(change):
+    digits = data.load("mnist", sample=True).first(400, 100)
+    assert len(digits.validation) == 45
+    assert same(change(digits).joined(), change(digits.joined()))
+
+
 def test_colour_images_of_the_sample_are_channels_first():
-    sample = data.load("cifar10", sample=True)
-    assert sample.train_images.shape == (2000, 3, 32, 32) and sample.test_images.shape == (
+    sample = data.load("cifar10", sample=True).joined()
+    assert sample.train.images.shape == (2000, 3, 32, 32) and sample.test.images.shape == (
         1000,
         3,
         32,
         32,
     )
-    assert torch.bincount(sample.test_labels).tolist() == [100] * 10
-    sky = sample.train_images[sample.train_labels == 0][..., :4, :].mean((0, 2, 3))
+    assert torch.bincount(sample.test.labels).tolist() == [100] * 10
+    sky = sample.train.images[sample.train.labels == 0][..., :4, :].mean((0, 2, 3))
     assert sky[2] > sky[0] + 0.03  # above aeroplanes it is more blue than red
 
 
@@ -254,7 +296,7 @@ def test_cifar10_is_read_from_the_version_without_pickles(cache, monkeypatch):
     monkeypatch.setattr(data, "download_url", download)
     loaded = data.load("cifar10")
     assert torch.equal(
-        (loaded.test_images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[50:])
+        (loaded.test.images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[50:])
     )
     assert loaded.classes[3] == "cat" and (cache / "cifar10.npz").exists()
     monkeypatch.setattr(
@@ -267,34 +309,34 @@ def test_cifar10_is_read_from_the_version_without_pickles(cache, monkeypatch):
 
 
 def test_a_long_tail_falls_evenly_in_its_logarithm_and_is_fixed_by_its_seed():
-    digits = data.load("mnist", sample=True)
+    digits = data.load("mnist", sample=True).joined()
     tail = digits.long_tail(ratio=10)
-    sizes = tail.train_labels.bincount().double()
+    sizes = tail.train.labels.bincount().double()
     assert sizes[0] == 1000 and sizes[-1] == 100
     assert torch.allclose(sizes[1:] / sizes[:-1], torch.tensor(10 ** (-1 / 9)).double(), atol=0.01)
-    assert torch.equal(tail.test_images, digits.test_images)
-    assert torch.equal(tail.train_images, digits.long_tail().train_images)
-    assert not torch.equal(tail.train_images[:100], digits.long_tail(seed=1).train_images[:100])
+    assert torch.equal(tail.test.images, digits.test.images)
+    assert torch.equal(tail.train.images, digits.long_tail().train.images)
+    assert not torch.equal(tail.train.images[:100], digits.long_tail(seed=1).train.images[:100])
     with pytest.raises(ValueError, match="expected a ratio of 1 or more"):
         digits.long_tail(0.5)
 
 
 def test_rotations_are_fixed_by_their_seed_and_known():
-    ones = data.load("mnist", sample=True).only([1])
+    ones = data.load("mnist", sample=True).joined().only([1])
     turned = ones.rotated(90)
-    again = FAMILIES["rotation"].warp(turned.test_images, -turned.test_angles[:, None] / 180)
+    again = FAMILIES["rotation"].warp(turned.test.images, -turned.test.angles[:, None] / 180)
     assert (
-        (again - ones.test_images).abs().mean()
+        (again - ones.test.images).abs().mean()
         < 0.02
-        < (turned.test_images - ones.test_images).abs().mean()
+        < (turned.test.images - ones.test.images).abs().mean()
     )
-    assert turned.train_angles.abs().max() <= 90 and turned.train_angles.std() > 40
-    assert torch.equal(turned.train_images, ones.rotated(90).train_images)
-    assert not torch.equal(turned.train_angles, ones.rotated(90, seed=1).train_angles)
-    assert torch.equal(turned.only([0]).test_angles, turned.test_angles)
+    assert turned.train.angles.abs().max() <= 90 and turned.train.angles.std() > 40
+    assert torch.equal(turned.train.images, ones.rotated(90).train.images)
+    assert not torch.equal(turned.train.angles, ones.rotated(90, seed=1).train.angles)
+    assert torch.equal(turned.only([0]).test.angles, turned.test.angles)
     twice = turned.rotated(180, seed=2)
-    again = FAMILIES["rotation"].warp(twice.test_images, -twice.test_angles[:, None] / 180)
-    assert (again - ones.test_images).abs().mean() < 0.03 and twice.test_angles.abs().max() <= 180
+    again = FAMILIES["rotation"].warp(twice.test.images, -twice.test.angles[:, None] / 180)
+    assert (again - ones.test.images).abs().mean() < 0.03 and twice.test.angles.abs().max() <= 180
     with pytest.raises(ValueError, match=r"expected degrees in \(0, 180\]"):
         ones.rotated(0)
     assert str(ones.rotated()).startswith("MNIST (embedded sample), rotated by up to ±180°: 1,000")
@@ -316,14 +358,14 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_images_is_a_data_set(folder):
-    own = data.load_folder(folder, size=24)
+    own = data.load_folder(folder, size=24).joined()
     assert (
-        own.train_images.shape == (6, 3, 24, 24)
+        own.train.images.shape == (6, 3, 24, 24)
         and own.classes == ("blue", "red")
         and own.title == "own"
     )
-    assert own.test_labels.tolist() == [0, 0, 1, 1]
-    assert torch.equal(own.test_images[2].amax((1, 2)), torch.tensor([1.0, 0, 0]))
+    assert own.test.labels.tolist() == [0, 0, 1, 1]
+    assert torch.equal(own.test.images[2].amax((1, 2)), torch.tensor([1.0, 0, 0]))
 
 
 def test_a_folder_that_is_none_is_a_one_line_error(folder):
@@ -332,7 +374,7 @@ def test_a_folder_that_is_none_is_a_one_line_error(folder):
         data.load_folder(folder)
     assert "\n" not in str(error.value)
     shutil.rmtree(folder / "test" / "red")
-    with pytest.raises(data.DataError, match="expected the same classes in train and test"):
+    with pytest.raises(data.DataError, match="expected the same classes in train"):
         data.load_folder(folder)
     shutil.rmtree(folder / "test")
     with pytest.raises(data.DataError, match="put them in .*/test/<class>/"):

@@ -43,12 +43,12 @@ def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(tmp_path):
     for name, modes in (("mario-90", 1), ("mario-3mode", 3)):
         experiment = EXPERIMENTS[name]
         data = experiment.data("ci")
-        first = {image.numpy().tobytes(): i for i, image in enumerate(data.test_images)}
+        first = {image.numpy().tobytes(): i for i, image in enumerate(data.test.images)}
 
         class Oracle(torch.nn.Module):
             def forward(self, images):
                 index = [first[image.cpu().numpy().tobytes()] for image in images]  # noqa: B023
-                angle, label = data.test_angles[index], data.test_labels[index]  # noqa: B023
+                angle, label = data.test.angles[index], data.test.labels[index]  # noqa: B023
                 pose = mario_poses(modes)[label, torch.randint(modes, (len(index),))]  # noqa: B023
                 return Around(wrap((pose - angle) / 180), pose.new_tensor(90 / modes / 180))  # noqa: B023
 
@@ -142,7 +142,7 @@ def test_a_step_at_full_scale_runs(name):
     model, settings = experiment.build("flow", "full", data), experiment.settings("full", "flow")
     optimizers = make_optimizers(model.train(), settings, fused=True)
     loss, entropy, norm = step(
-        model, optimizers, data.train_images[:4], data.train_labels[:4], settings, 0.1
+        model, optimizers, data.train.images[:4], data.train.labels[:4], settings, 0.1
     )
     assert loss.isfinite() and norm.isfinite() and norm > 0
 
@@ -150,7 +150,7 @@ def test_a_step_at_full_scale_runs(name):
 def test_a_long_tail_is_measured_by_class():
     experiment = EXPERIMENTS["cifar10-lt"]
     data = experiment.data("quick")
-    sizes = data.train_labels.bincount()
+    sizes = data.train.labels.bincount()
     assert sizes[0] == 10 * sizes[-1] and (sizes.diff() <= 0).all()
     found = experiment.measure(experiment.build("none", "quick", data).eval(), data.first(10, 200))
     by_class = found["ekld_nats_by_class"]

@@ -39,8 +39,8 @@ def cache(tmp_path, monkeypatch):
 
 def off_pose(data, modes):
     """How far each test image stands from the nearest pose of its class, in degrees."""
-    poses = mario_poses(modes)[data.test_labels]
-    return 180 * wrap((data.test_angles[:, None] - poses) / 180).abs().amin(1)
+    poses = mario_poses(modes)[data.test.labels]
+    return 180 * wrap((data.test.angles[:, None] - poses) / 180).abs().amin(1)
 
 
 @pytest.mark.parametrize(("degrees", "modes"), [(45, 1), (90, 1), (30, 3), (45, 2)])
@@ -48,10 +48,10 @@ def test_every_image_is_its_picture_turned_within_reach_of_a_pose_of_its_class(d
     data = mario_iggy(degrees, modes, train=50, test=2000, sample=True)
     off = off_pose(data, modes)
     assert off.max() <= degrees + 1e-3 and off.mean().item() == pytest.approx(degrees / 2, rel=0.1)
-    assert data.test_labels.bincount().tolist() == [500] * 4
+    assert data.test.labels.bincount().tolist() == [500] * 4
     sprites, _, _ = module._sprites()
-    again = FAMILIES["rotation"].warp(data.test_images, -data.test_angles[:, None] / 180)
-    assert (again - sprites[data.test_labels // 2]).abs().mean() < 0.03
+    again = FAMILIES["rotation"].warp(data.test.images, -data.test.angles[:, None] / 180)
+    assert (again - sprites[data.test.labels // 2]).abs().mean() < 0.03
 
 
 @pytest.mark.parametrize("modes", [1, 2, 3, 4])
@@ -70,10 +70,10 @@ def test_the_seed_fixes_it_all():
     first, again, other = (
         mario_iggy(train=40, test=20, seed=seed, sample=True) for seed in (0, 0, 1)
     )
-    assert torch.equal(first.train_images, again.train_images) and torch.equal(
-        first.test_labels, again.test_labels
+    assert torch.equal(first.train.images, again.train.images) and torch.equal(
+        first.test.labels, again.test.labels
     )
-    assert not torch.equal(first.train_angles, other.train_angles)
+    assert not torch.equal(first.train.angles, other.train.angles)
 
 
 def test_the_sprites_are_two_and_upside_down_they_are_others():

@@ -437,7 +437,7 @@ def test_two_processes_make_the_steps_of_one(name, row, tmp_path):
     """Each has half of every batch; one process that takes the batches in the same halves draws the same numbers."""
     samples, batch = EXPERIMENTS[name].settings("ci", row).samples, 8
     assert (
-        len(EXPERIMENTS[name].data("ci").train_labels) % batch == 0
+        len(EXPERIMENTS[name].data("ci").train.labels) % batch == 0
     )  # so that `chunk` makes halves of every batch
     launch = [
         sys.executable,
@@ -497,7 +497,7 @@ data = experiment.data("ci")
 model = experiment.build("flow", "ci", data, seed=accelerator.process_index)
 first = torch.nn.utils.parameters_to_vector(model.parameters())[None]
 assert (accelerator.gather(first)[0] != accelerator.gather(first)[1]).any()
-fit(model, data.train_images, data.train_labels, experiment.settings("ci", "flow"), accelerator=accelerator, progress=False)
+fit(model, data.train.images, data.train.labels, experiment.settings("ci", "flow"), accelerator=accelerator, progress=False)
 state = torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])[None]
 a, b = accelerator.gather(state)
 assert torch.equal(a, b) and a.isfinite().all(), (a - b).abs().max()

@@ -8,9 +8,7 @@ unpickled.
 A cache file holds train_images, train_labels, test_images and test_labels, uint8, images (N, 28, 28)
 or (N, 32, 32, 3).
 
-The paper's other sets are made from these: `load("cifar10").long_tail()` is CIFAR10-LT,
-`load("mnist").rotated()` RotMNIST, `load("mnist").long_tail().rotated()` RotMNIST-LT. Mario-Iggy is in
-mario_iggy.py, `load_folder` reads images of your own.
+`load_folder` reads images of your own.
 """
 
 import hashlib
@@ -19,7 +17,6 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
@@ -27,11 +24,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from ..bases import wrap
 from ..checks import Registry
-from ..transforms import FAMILIES
+from ..files import atomic_write
+from .dataset import Dataset, Split
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -96,114 +92,6 @@ class DataError(RuntimeError):
     """A data set is missing, or is not what it should be."""
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Images (N, C, H, W), float32 in [0, 1], and labels (N,), int64; printing it says what it is.
-
-    angles: (N,), by how many degrees each image was turned counter-clockwise, where that is known.
-    """
-
-    title: str
-    classes: tuple[str, ...]
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    train_angles: Tensor | None = None
-    test_angles: Tensor | None = None
-
-    def _pick(self, split: str, index: Tensor) -> dict[str, Tensor]:
-        """Those of a split's images, labels and angles that `index` names."""
-        parts = {
-            f"{split}_{kind}": getattr(self, f"{split}_{kind}")
-            for kind in ("images", "labels", "angles")
-        }
-        return {key: None if value is None else value[index] for key, value in parts.items()}
-
-    def only(self, classes: list[int]) -> "Dataset":
-        """The images of these classes, renumbered 0, 1, … in the order given.
-
-        >>> load("mnist", sample=True).only([1, 6]).classes
-        ('1', '6')
-        """
-        if not classes or not set(classes) <= set(range(len(self.classes))):
-            raise ValueError(
-                f"classes: expected numbers from 0 to {len(self.classes) - 1}, got {classes}"
-            )
-        parts = {}
-        number = torch.full((len(self.classes),), -1)
-        number[classes] = torch.arange(len(classes))
-        for split in ("train", "test"):
-            parts |= self._pick(
-                split, torch.isin(getattr(self, f"{split}_labels"), torch.tensor(classes))
-            )
-            parts[f"{split}_labels"] = number[parts[f"{split}_labels"]]
-        return replace(self, classes=tuple(self.classes[c] for c in classes), **parts)
-
-    def first(self, train: int, test: int) -> "Dataset":
-        """The first images of each split; its name says so.
-
-        >>> load("mnist", sample=True).first(100, 50).title
-        'MNIST (embedded sample), the first 100 and 50'
-        """
-        if not (1 <= train <= len(self.train_labels) and 1 <= test <= len(self.test_labels)):
-            raise ValueError(
-                f"first: expected up to {len(self.train_labels)} and {len(self.test_labels)} images, got {train} and {test}"
-            )
-        parts = self._pick("train", torch.arange(train)) | self._pick("test", torch.arange(test))
-        return replace(self, title=f"{self.title}, the first {train:,} and {test:,}", **parts)
-
-    def long_tail(self, ratio: float = 10.0, seed: int = 0) -> "Dataset":
-        """Fewer and fewer training images from class to class: n ratio^(−c / (classes − 1)) of class c.
-
-        n: the size of the smallest class, so that CIFAR-10's go from 5,000 to 500. The seed chooses which
-        images stay; the test images all do.
-
-        >>> load("mnist", sample=True).long_tail().train_labels.bincount().tolist()
-        [1000, 774, 599, 464, 359, 278, 215, 167, 129, 100]
-        """
-        if not ratio >= 1 or len(self.classes) < 2:
-            raise ValueError(
-                f"long_tail: expected a ratio of 1 or more and two classes, got {ratio} and {self.classes}"
-            )
-        generator = torch.Generator().manual_seed(seed)
-        smallest, last = self.train_labels.bincount().min().item(), len(self.classes) - 1
-        kept = []
-        for c in range(last + 1):
-            members = (self.train_labels == c).nonzero().squeeze(1)
-            order = torch.randperm(len(members), generator=generator)
-            kept.append(members[order[: round(smallest * ratio ** (-c / last))]])
-        index = torch.cat(kept).sort().values
-        return replace(self, title=f"{self.title}, long tail", **self._pick("train", index))
-
-    def rotated(self, degrees: float = 180.0, seed: int = 0) -> "Dataset":
-        """Every image, of training and test, turned once by an angle uniform within ± degrees.
-
-        >>> rotated = load("mnist", sample=True).only([1]).rotated(90)
-        >>> rotated.test_images.shape, rotated.test_angles.abs().max() <= 90
-        (torch.Size([200, 1, 28, 28]), tensor(True))
-        """
-        if not 0 < degrees <= 180:
-            raise ValueError(f"rotated: expected degrees in (0, 180], got {degrees}")
-        generator, parts = torch.Generator().manual_seed(seed), {}
-        for split in ("train", "test"):
-            images = getattr(self, f"{split}_images")
-            angles = degrees * (2 * torch.rand(len(images), generator=generator) - 1)
-            turned = FAMILIES["rotation"].warp(images, angles[:, None] / 180).clamp(0, 1)
-            before = getattr(self, f"{split}_angles")
-            angles = angles if before is None else 180 * wrap((before + angles) / 180)
-            parts |= {f"{split}_images": turned, f"{split}_angles": angles}
-        return replace(self, title=f"{self.title}, rotated by up to ±{degrees:g}°", **parts)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.title}: {len(self.train_labels):,} training and {len(self.test_labels):,} test images"
-            f" of {len(self.classes)} classes ({', '.join(self.classes)})"
-        )
-
-    __repr__ = __str__
-
-
 def cache_file(name: str) -> Path:
     """Where the full data set lies, or will lie: $FLOWINV_DATA or ~/.cache/flowinv."""
     return (
@@ -217,7 +105,7 @@ def load(name: str, sample: bool = False) -> Dataset:
     Raises DataError if a file is damaged, or if it is missing and cannot be downloaded.
 
     >>> load("mnist", sample=True)
-    MNIST (embedded sample): 10,000 training and 2,000 test images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    MNIST (embedded sample): 9,000 training, 1,000 validation and 2,000 test images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """
     sums = SHA256[name]
     if sample:
@@ -232,24 +120,46 @@ def load(name: str, sample: bool = False) -> Dataset:
         if not path.exists():
             _download(name, path)
     arrays = _read(path, sums, remedy, path.stat().st_mtime_ns)
-    tensors = {}
-    for key, array in arrays.items():
-        tensor = torch.from_numpy(array)
-        if key.endswith("images"):
-            tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-            tensors[key] = tensor.float().contiguous() / 255
-        else:
-            tensors[key] = tensor.long()
+    train = _as_split(arrays["train_images"], arrays["train_labels"])
+    test = _as_split(arrays["test_images"], arrays["test_labels"])
     title = TITLES[name] + (" (embedded sample)" if sample else "")
-    return Dataset(title, CLASSES[name], **tensors)
+    return Dataset(title, CLASSES[name], train, train[:0], test).held_out()
+
+
+def _as_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    """What a file holds, bytes, as what a network takes."""
+    pixels = torch.from_numpy(images)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return Split(pixels.float().contiguous() / 255, torch.from_numpy(labels).long())
 
 
 def load_folder(path: str | Path, size: int = 32) -> Dataset:
-    """Images of your own: path/train/<class>/… and path/test/<class>/…, as torchvision's ImageFolder has them.
+    """Images of your own, in path/train/<class>/… and path/test/<class>/…, as torchvision's ImageFolder has them.
+
+    Those in path/validation/<class>/… are the validation images; without that folder a tenth of the
+    training images is.
 
     size: the shorter side is brought to it and the middle cut out, (N, 3, size, size). All images are held
     in memory, so this is for sets of some ten thousand small ones.
     """
+    path = Path(path)
+    train, classes = _read_folder(path / "train", size)
+    test, test_classes = _read_folder(path / "test", size)
+    own = (path / "validation").exists()
+    validation, validation_classes = (
+        _read_folder(path / "validation", size) if own else (train[:0], classes)
+    )
+    if not classes == test_classes == validation_classes:
+        found = f"{classes}, {validation_classes} and {test_classes}"
+        raise DataError(
+            f"{path}: expected the same classes in train, validation and test, got {found}"
+        )
+    data = Dataset(path.name, classes, train, validation, test)
+    return data if own else data.held_out()
+
+
+def _read_folder(path: Path, size: int) -> tuple[Split, tuple[str, ...]]:
+    """The images of one folder, and its classes."""
     import torchvision
 
     transform = torchvision.transforms.Compose(
@@ -259,23 +169,15 @@ def load_folder(path: str | Path, size: int = 32) -> Dataset:
             torchvision.transforms.ToTensor(),
         ]
     )
-    path, parts, classes = Path(path), {}, {}
-    for split in ("train", "test"):
-        try:
-            folder = torchvision.datasets.ImageFolder(path / split, transform)
-            images, labels = zip(*folder)
-        except OSError as error:  # no folder, no classes, no images, or one that is none
-            reason = str(error).splitlines()[0]
-            raise DataError(
-                f"{path / split} is not a folder of images ({reason}): put them in {path}/{split}/<class>/"
-            ) from None
-        parts |= {f"{split}_images": torch.stack(images), f"{split}_labels": torch.tensor(labels)}
-        classes[split] = tuple(folder.classes)
-    if classes["train"] != classes["test"]:
+    try:
+        folder = torchvision.datasets.ImageFolder(path, transform)
+        images, labels = zip(*folder)
+    except OSError as error:  # no folder, no classes, no images, or one that is none
+        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: expected the same classes in train and test, got {classes['train']} and {classes['test']}"
-        )
-    return Dataset(path.name, classes["train"], **parts)
+            f"{path} is not a folder of images ({reason}): put them in {path}/<class>/"
+        ) from None
+    return Split(torch.stack(images), torch.tensor(labels)), tuple(folder.classes)
 
 
 @lru_cache(maxsize=2)
@@ -366,14 +268,12 @@ FETCH = {
 def _download(name: str, path: Path) -> None:
     """Fetch, check, and write path in one step: it is whole or absent."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            arrays = FETCH[name](folder)
+        with atomic_write(path) as partial:
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                arrays = FETCH[name](folder)
             remedy = "the download is not what it should be; try again later"
             check_sums(path, arrays, dict(zip(ARRAYS, SHA256[name], strict=True)), remedy)
-            partial = Path(folder) / path.name
             np.savez_compressed(partial, **arrays)
-            os.replace(partial, path)
     except (OSError, RuntimeError, HTTPException, KeyError, ValueError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise

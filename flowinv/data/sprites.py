@@ -4,8 +4,6 @@ Because the angle of every image is known, so is what q(T | I) should be: the tu
 angle of its class. Source: Benton et al. 2020 (Augerino); Singhal et al. 2023.
 """
 
-import os
-import tempfile
 from http.client import HTTPException
 from pathlib import Path
 
@@ -14,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files import atomic_write
 from ..transforms import FAMILIES
-from .catalogue import SAMPLES, Dataset, cache_file, check_sums, download_url, read_arrays
+from .catalogue import SAMPLES, cache_file, check_sums, download_url, read_arrays
+from .dataset import Dataset, Split
 
 # The two images of Augerino's code release, which the paper's own experiments use too; and their sums.
 URL = (
@@ -47,6 +47,7 @@ def mario_iggy(
     test: int = 5000,
     seed: int = 0,
     sample: bool = False,
+    validation: int = 0,
 ) -> Dataset:
     """Two 32×32 images, each upright and upside-down: four classes, every image turned around a pose.
 
@@ -58,25 +59,28 @@ def mario_iggy(
     >>> mario_iggy(train=100, test=40, sample=True)
     Mario-Iggy (this project's sprites), ±45°: 100 training and 40 test images of 4 classes (rocket up, rocket down, fir up, fir down)
     """
-    if modes < 1 or not 0 < degrees <= 90 / modes or min(train, test) < 1:
+    if modes < 1 or not 0 < degrees <= 90 / modes or min(train, test) < 1 or validation < 0:
         raise ValueError(
             f"mario_iggy: expected modes, train and test of 1 or more and degrees up to 90 / modes, got {modes}, {train}, {test} and {degrees}"
         )
     images, who, kinds = _sprites() if sample else _mario_and_iggy()
-    generator, parts = torch.Generator().manual_seed(seed), {}
-    for split, n in (("train", train), ("test", test)):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(n: int) -> Split:
         labels = torch.randperm(n, generator=generator) % 4
         pose = mario_poses(modes)[labels, torch.randint(modes, (n,), generator=generator)]
         angles = pose + degrees * (2 * torch.rand(n, generator=generator) - 1)
         angles = 180 - (180 - angles) % 360
         turned = FAMILIES["rotation"].warp(images[labels // 2], angles[:, None] / 180).clamp(0, 1)
-        parts |= {f"{split}_images": turned, f"{split}_labels": labels, f"{split}_angles": angles}
-    title = f"Mario-Iggy ({who}), ±{degrees:g}°" + (
-        f" around each of {modes} poses" if modes > 1 else ""
-    )
-    return Dataset(
-        title, tuple(f"{kind} {way}" for kind in kinds for way in ("up", "down")), **parts
-    )
+        return Split(turned, labels, angles)
+
+    drawn = {"train": draw(train), "test": draw(test)}
+    drawn["validation"] = draw(validation)  # last, so that the others are what they are without
+    title = f"Mario-Iggy ({who}), ±{degrees:g}°"
+    if modes > 1:
+        title += f" around each of {modes} poses"
+    classes = tuple(f"{kind} {way}" for kind in kinds for way in ("up", "down"))
+    return Dataset(title, classes, **drawn)
 
 
 def _sprites() -> tuple[Tensor, str, tuple[str, str]]:
@@ -90,14 +94,11 @@ def _mario_and_iggy() -> tuple[Tensor, str, tuple[str, str]]:
     path = cache_file("mario_iggy")
     if not path.exists():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                download_url(URL, folder, path.name)
+            with atomic_write(path) as partial:
+                download_url(URL, str(partial.parent), partial.name)
                 _read_mario_and_iggy(
-                    Path(folder) / path.name,
-                    "the download is not what it should be; try again later",
+                    partial, "the download is not what it should be; try again later"
                 )
-                os.replace(Path(folder) / path.name, path)
         except (OSError, HTTPException):
             return _sprites()
     images = _read_mario_and_iggy(path, "delete the file; the next call downloads it again")

@@ -59,7 +59,7 @@ class Experiment:
         """An untrained model for one row of the comparison."""
         torch.manual_seed(seed)
         guide, options, *_ = Registry("row", **self.guides)[row]
-        channels, family = data.train_images.shape[1], FAMILIES[self.family_of(row)]
+        channels, family = data.train.images.shape[1], FAMILIES[self.family_of(row)]
         classifier = self.classifier(channels, len(data.classes), profile)
         return InvariantClassifier(
             classifier, GUIDES[guide](family, channels, **options), family, self.original
@@ -86,7 +86,7 @@ LIMITS = {"0": 180.0, "1": 180.0, "5": 180.0, "6": 60.0, "9": 60.0}
 
 
 def _five_digits(profile: str) -> Dataset:
-    data = load("mnist", sample=profile != "full").only([int(digit) for digit in LIMITS])
+    data = load("mnist", sample=profile != "full").joined().only([int(digit) for digit in LIMITS])
     return data.first(1000, 500) if profile == "ci" else data
 
 
@@ -96,7 +96,7 @@ def _five_network(channels: int, classes: int, profile: str) -> nn.Module:
 
 def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
     """Widths by class, and accuracies on the test images as they are and turned as their class allows."""
-    images, labels = data.test_images, data.test_labels
+    images, labels = data.test.images, data.test.labels
     limits = torch.tensor([LIMITS[name] for name in data.classes])
     turned = metrics.rotate_within(images, limits[labels], torch.Generator().manual_seed(0))
     return {
@@ -121,8 +121,8 @@ def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str],
 @torch.no_grad()
 def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict:
     """How q(T | I) fills the turns that keep an image's class, up to the boundary, half way to another class's pose."""
-    images, labels = data.test_images[:1000], data.test_labels[:1000]
-    centres = wrap((mario_poses(modes)[labels] - data.test_angles[:1000, None]).T / 180)
+    images, labels = data.test.images[:1000], data.test.labels[:1000]
+    centres = wrap((mario_poses(modes)[labels] - data.test.angles[:1000, None]).T / 180)
     T = torch.cat(
         [model.q(part.to(model.device)).sample((400,))[..., 0].cpu() for part in images.split(500)],
         1,
@@ -139,7 +139,7 @@ def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict
 
 def _rotation_discovery(model: InvariantClassifier, data: Dataset) -> dict:
     """How far the samples' matrices are from rotations, beside those of coefficients from the whole box."""
-    images = data.test_images[:500].to(model.device)
+    images = data.test.images[:500].to(model.device)
     with torch.no_grad():
         T = model.q(images).sample((200,))
     anything = 2 * torch.rand(20000, 2, generator=torch.Generator().manual_seed(0)) - 1
@@ -154,17 +154,17 @@ def _rotation_discovery(model: InvariantClassifier, data: Dataset) -> dict:
         "correlation": torch.corrcoef(torch.stack([b, d]))[0, 1].item(),
         "half_width_degrees": 90
         * metrics.half_width(T[..., 1] - T[..., 0], periodic=False).median().item(),
-        **accuracies(model, data.test_images[:1000], data.test_labels[:1000]),
+        **accuracies(model, data.test.images[:1000], data.test.labels[:1000]),
     }
 
 
 def _classification(model: InvariantClassifier, data: Dataset) -> dict:
-    return accuracies(model, data.test_images, data.test_labels)
+    return accuracies(model, data.test.images, data.test.labels)
 
 
 def _long_tail(degrees: float, model: InvariantClassifier, data: Dataset) -> dict:
     """Accuracies, and eKLD by class, of which the first has the most images and the last the fewest."""
-    images, labels = data.test_images, data.test_labels
+    images, labels = data.test.images, data.test.labels
     generator = torch.Generator().manual_seed(0)
     ekld = metrics.ekld(model, images, labels, len(data.classes), degrees, generator)
     return {
@@ -175,29 +175,30 @@ def _long_tail(degrees: float, model: InvariantClassifier, data: Dataset) -> dic
 
 
 def _digits(profile: str) -> Dataset:
-    data = load("mnist", sample=profile != "full")
+    data = load("mnist", sample=profile != "full").joined()
     return data.first(256, 100) if profile == "ci" else data
 
 
 def _fashion(profile: str) -> Dataset:
     if profile == "ci":  # there is no embedded sample of it
         return replace(_digits("ci"), title="MNIST in place of Fashion-MNIST (embedded sample)")
-    data = load("fashion_mnist")
+    data = load("fashion_mnist").joined()
     return data if profile == "full" else data.first(10000, 2000)
 
 
 def _cifar10(profile: str) -> Dataset:
     if profile in ("reduced", "full"):
-        data = load("cifar10")
+        data = load("cifar10").joined()
         return data if profile == "full" else data.first(10000, 5000)
-    data = load("cifar10", sample=True)
+    data = load("cifar10", sample=True).joined()
     return data.first(96, 50) if profile == "ci" else data
 
 
 def _tiny_imagenet(profile: str) -> Dataset:
     """The reader's own folder, <data>/tiny-imagenet with train/<class> and test/<class>; CIFAR-10 in place of it but at `full`."""
     if profile == "full":
-        return load_folder(cache_file("tiny-imagenet").with_suffix(""), size=64)
+        folder = cache_file("tiny-imagenet").with_suffix("")
+        return load_folder(folder, size=64).joined()
     data = _cifar10(profile)
     return replace(data, title=f"{data.title}, in place of TinyImageNet")
 

@@ -78,7 +78,7 @@ def run(
         report = lambda model: progress(next(epochs), settings.epochs) or {}  # noqa: E731
         report(model)
         history = fit(
-            model, data.train_images, data.train_labels, settings,
+            model, data.train.images, data.train.labels, settings,
             checkpoint=checkpoint, accelerator=accelerator, each_epoch=report, progress=False,
         )  # fmt: skip
         entry = None
@@ -93,7 +93,7 @@ def run(
                 "metrics": measured(experiment, model, data),
                 "epochs": settings.epochs,
                 "wall_seconds": round(seconds, 1),
-                "images_per_second": round(settings.epochs * len(data.train_labels) / seconds),
+                "images_per_second": round(settings.epochs * len(data.train.labels) / seconds),
                 "share_outside_classifier": outside_classifier(model, data, settings, processes),
                 "final_loss": history[-1]["loss"],
                 "final_entropy_nats": history[-1]["entropy"],
@@ -216,7 +216,7 @@ def outside_classifier(
     model = deepcopy(model).to(memory_format=torch.channels_last).train()  # laid out as in training
     model.classifier.requires_grad_(not settings.freeze)
     size = max(1, settings.batch_size // processes)
-    images, labels = (x[:size].to(model.device) for x in (data.train_images, data.train_labels))
+    images, labels = (x[:size].to(model.device) for x in (data.train.images, data.train.labels))
     samples = len(
         model.draw(model.q(images[:1]), settings.samples)[0]
     )  # a point mass gives one, whatever is asked for

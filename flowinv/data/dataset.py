@@ -1,0 +1,295 @@
+"""A data set and its three splits, and versions of it that are made by a seed.
+
+The paper's other sets are made from those in the catalogue. ``load("cifar10").long_tail()`` is
+CIFAR10-LT, ``load("mnist").rotated()`` is RotMNIST, ``load("mnist").long_tail().rotated()`` is
+RotMNIST-LT.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from ..bases import wrap
+from ..transforms import FAMILIES
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Images with their labels; it unpacks into these two, so that ``fit(model, *split, settings)`` reads.
+
+    Args:
+        images: (N, C, H, W), float32 in [0, 1].
+        labels: (N,), int64.
+        angles: (N,), by how many degrees each image was turned counter-clockwise, where known.
+        places: (N,), where each image stood before some were held out; see ``Dataset.joined``.
+
+    Raises:
+        ValueError: there are not as many labels, angles or places as images.
+
+    Example:
+        >>> few = Split(torch.rand(5, 1, 28, 28), torch.arange(5))[:2]
+        >>> few
+        Split of 2 images (1, 28, 28)
+        >>> images, labels = few
+    """
+
+    images: Tensor
+    labels: Tensor
+    angles: Tensor | None = None
+    places: Tensor | None = None
+
+    def __post_init__(self):
+        for name in ("labels", "angles", "places"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.images):
+                raise ValueError(
+                    f"{name}: expected as many as images, {len(self.images)}, got {len(values)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
+
+    def __getitem__(self, index: Tensor | slice) -> "Split":
+        """The images that a slice, a mask or a tensor of numbers names, in its order."""
+        return Split(
+            self.images[index],
+            self.labels[index],
+            None if self.angles is None else self.angles[index],
+            None if self.places is None else self.places[index],
+        )
+
+    def __repr__(self) -> str:
+        return f"Split of {len(self):,} images {tuple(self.images.shape[1:])}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Images to train on, to choose by and to test with; printing it says what it is.
+
+    Args:
+        title: its name.
+        classes: the classes' names, in the order of their numbers.
+        train: what a model learns from.
+        validation: what choices are made by, so that none is made by the test. May be empty.
+        test: what is reported.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    def held_out(self, share: float = 0.1, seed: int = 0) -> "Dataset":
+        """A share of the training images becomes the validation images.
+
+        Args:
+            share: of the images that training and validation have now, from 0 up to less than 1.
+            seed: chooses which.
+
+        Raises:
+            ValueError: the share is none.
+
+        Example:
+            >>> from flowinv.data import load
+            >>> len(load("mnist", sample=True).held_out(0.25).validation)
+            2500
+        """
+        if not 0 <= share < 1:
+            raise ValueError(f"held_out: expected a share in [0, 1), got {share}")
+        whole = self.joined().train
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(len(whole), generator=generator)[: round(share * len(whole))]
+        held = torch.zeros(len(whole), dtype=torch.bool)
+        held[drawn] = True
+        whole = replace(whole, places=torch.arange(len(whole)))
+        return replace(self, train=whole[~held], validation=whole[held])
+
+    def joined(self) -> "Dataset":
+        """The same data with the validation images back among the training images.
+
+        For the last run, when all choices are made. Images that were held out return to their
+        places; any others follow the training images.
+
+        Example:
+            >>> from flowinv.data import load
+            >>> load("mnist", sample=True).joined()
+            MNIST (embedded sample): 10,000 training and 2,000 test images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+        """
+        order = self._ranks().argsort()
+        images = torch.cat([self.train.images, self.validation.images])[order]
+        labels = torch.cat([self.train.labels, self.validation.labels])[order]
+        angles = None
+        if self.train.angles is not None and self.validation.angles is not None:
+            angles = torch.cat([self.train.angles, self.validation.angles])[order]
+        return replace(
+            self, train=Split(images, labels, angles), validation=Split(images, labels, angles)[:0]
+        )
+
+    def _ranks(self) -> Tensor:
+        """Where each training image, and after them each validation image, stands when joined."""
+        places = self.train.places, self.validation.places
+        if any(part is None for part in places):
+            return torch.arange(len(self.train) + len(self.validation))
+        return torch.cat(places).argsort().argsort()
+
+    def only(self, classes: list[int]) -> "Dataset":
+        """The images of these classes, renumbered 0, 1, … in the order given.
+
+        Args:
+            classes: numbers of classes.
+
+        Raises:
+            ValueError: there is no such class.
+
+        Example:
+            >>> from flowinv.data import load
+            >>> load("mnist", sample=True).only([1, 6]).classes
+            ('1', '6')
+        """
+        if not classes or not set(classes) <= set(range(len(self.classes))):
+            raise ValueError(
+                f"classes: expected numbers from 0 to {len(self.classes) - 1}, got {classes}"
+            )
+        number = torch.full((len(self.classes),), -1)
+        number[classes] = torch.arange(len(classes))
+
+        def keep(split: Split) -> Split:
+            kept = split[number[split.labels] >= 0]
+            return replace(kept, labels=number[kept.labels])
+
+        return replace(
+            self,
+            classes=tuple(self.classes[c] for c in classes),
+            train=keep(self.train),
+            validation=keep(self.validation),
+            test=keep(self.test),
+        )
+
+    def first(self, train: int, test: int) -> "Dataset":
+        """The first images of training and test; its name says so.
+
+        Of the validation images as large a share stays as of the training images.
+
+        Args:
+            train: how many training images.
+            test: how many test images.
+
+        Raises:
+            ValueError: there are fewer.
+
+        Example:
+            >>> from flowinv.data import load
+            >>> load("mnist", sample=True).first(90, 50)
+            MNIST (embedded sample), the first 90 and 50: 90 training, 10 validation and 50 test images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+        """
+        if not (1 <= train <= len(self.train) and 1 <= test <= len(self.test)):
+            raise ValueError(
+                f"first: expected up to {len(self.train)} and {len(self.test)} images,"
+                f" got {train} and {test}"
+            )
+        validation = ceil(train * len(self.validation) / len(self.train))
+        return replace(
+            self,
+            title=f"{self.title}, the first {train:,} and {test:,}",
+            train=self.train[:train],
+            validation=self.validation[:validation],
+            test=self.test[:test],
+        )
+
+    def long_tail(self, ratio: float = 10.0, seed: int = 0) -> "Dataset":
+        """Fewer and fewer training images from class to class; validation and test stay whole.
+
+        Of class c = 0, …, K − 1 there remain, n being the size of the smallest class::
+
+            n ratio^(−c / (K − 1))
+
+        so that CIFAR-10's classes, joined, go from 5,000 to 500.
+
+        Args:
+            ratio: of the largest class to the smallest.
+            seed: chooses which images stay.
+
+        Raises:
+            ValueError: the ratio is below 1, or there is one class.
+
+        Example:
+            >>> from flowinv.data import load
+            >>> tail = load("mnist", sample=True).joined().long_tail()
+            >>> tail.train.labels.bincount().tolist()
+            [1000, 774, 599, 464, 359, 278, 215, 167, 129, 100]
+        """
+        if not ratio >= 1 or len(self.classes) < 2:
+            raise ValueError(
+                "long_tail: expected a ratio of 1 or more and two classes,"
+                f" got {ratio} and {self.classes}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        labels = self.train.labels
+        smallest = labels.bincount().min().item()
+        last = len(self.classes) - 1
+        kept = []
+        for c in range(last + 1):
+            members = (labels == c).nonzero().squeeze(1)
+            order = torch.randperm(len(members), generator=generator)
+            kept.append(members[order[: round(smallest * ratio ** (-c / last))]])
+        index = torch.cat(kept).sort().values
+        return replace(self, title=f"{self.title}, long tail", train=self.train[index])
+
+    def rotated(self, degrees: float = 180.0, seed: int = 0) -> "Dataset":
+        """Every image turned once, by an angle uniform within ± degrees.
+
+        An image turns by the same angle whether validation is joined before or after.
+
+        Args:
+            degrees: in (0, 180].
+            seed: fixes the angles.
+
+        Raises:
+            ValueError: degrees is out of its range.
+
+        Example:
+            >>> from flowinv.data import load
+            >>> rotated = load("mnist", sample=True).only([1]).rotated(90)
+            >>> rotated.test.images.shape, rotated.test.angles.abs().max() <= 90
+            (torch.Size([200, 1, 28, 28]), tensor(True))
+        """
+        if not 0 < degrees <= 180:
+            raise ValueError(f"rotated: expected degrees in (0, 180], got {degrees}")
+        generator = torch.Generator().manual_seed(seed)
+        ranks = self._ranks()
+        angles = degrees * (2 * torch.rand(len(ranks), generator=generator) - 1)
+        of_train, of_validation = angles[ranks].split([len(self.train), len(self.validation)])
+        of_test = degrees * (2 * torch.rand(len(self.test), generator=generator) - 1)
+        return replace(
+            self,
+            title=f"{self.title}, rotated by up to ±{degrees:g}°",
+            train=_turn(self.train, of_train),
+            validation=_turn(self.validation, of_validation),
+            test=_turn(self.test, of_test),
+        )
+
+    def __str__(self) -> str:
+        counts = f"{len(self.train):,} training"
+        if len(self.validation):
+            counts += f", {len(self.validation):,} validation"
+        return (
+            f"{self.title}: {counts} and {len(self.test):,} test images"
+            f" of {len(self.classes)} classes ({', '.join(self.classes)})"
+        )
+
+    __repr__ = __str__
+
+
+def _turn(split: Split, angles: Tensor) -> Split:
+    """Each image turned by its angle, in degrees, on top of what it was turned by before."""
+    images = FAMILIES["rotation"].warp(split.images, angles[:, None] / 180).clamp(0, 1)
+    if split.angles is not None:
+        angles = 180 * wrap((split.angles + angles) / 180)
+    return replace(split, images=images, angles=angles)
