@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowinv.bases import draw
+from flowinv.distributions import draw
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import FixupResNet

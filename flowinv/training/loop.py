@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def fit(
     """Train the model in place; returns one dict an epoch: epoch, loss, entropy (nats), alpha, seconds.
 
     images (N, C, H, W), floats in [0, 1]; labels (N,), int64. They move to the device whole.
-    settings: torch's global generator is seeded from its seed at every step, so a run repeats whatever came before it.
+    settings: PyTorch's global generators are seeded from its seed at every step, so a run repeats whatever
+        came before it; at the end they are given back as they were.
     device: None takes pick_device(). The model stays there afterwards.
     checkpoint: a file written after each epoch, whole or not at all. If it is there already, training
         goes on where it stopped and ends, on a CPU, at the same bits as if it had not stopped.
@@ -78,7 +80,7 @@ def fit(
     >>> digits = load("mnist", sample=True).only([1, 6])
     >>> model = InvariantClassifier.build("flow", "rotation", in_channels=1, classes=2)
     >>> settings = Settings(epochs=2, burn_in=1)
-    >>> history = fit(model, digits.train_images[:256], digits.train_labels[:256], settings, progress=False)
+    >>> history = fit(model, digits.train.images[:256], digits.train.labels[:256], settings, progress=False)
     >>> [row["epoch"] for row in history]
     [1, 2]
     """
@@ -128,9 +130,12 @@ def fit(
             history = load_checkpoint(checkpoint, model, optimizers, control, settings, about)
         if together:
             _start_together(model, history, accelerator)
-        with tqdm(
-            total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet
-        ) as bar:
+        with (
+            _generators_given_back(device),
+            tqdm(
+                total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet
+            ) as bar,
+        ):
             for epoch in range(len(history), settings.epochs):
                 start, burning_in = time.perf_counter(), epoch < settings.burn_in
                 for parameter in learning:
@@ -172,6 +177,20 @@ def make_optimizers(
     else:
         optimizers = [torch.optim.AdamW(weights, settings.lr, **decay)]
     return optimizers + ([torch.optim.Adam(guide, settings.guide_lr, fused=fused)] if guide else [])
+
+
+def _generators_given_back(device: torch.device) -> AbstractContextManager:
+    """PyTorch's global generators, which every step seeds, come back as they were."""
+    accelerators = 0 if device.type == "cpu" else getattr(torch, device.type).device_count()
+    return torch.random.fork_rng(range(accelerators), device_type=device.type)
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the CPU's global generator and, for a GPU, those of all of its kind."""
+    if device.type == "cpu":  # torch.manual_seed would seed the GPUs', too
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _seed(*key: int) -> int:
@@ -254,7 +273,7 @@ def step(
         )
     n = max(1, settings.chunk // shown) if settings.chunk else N
     for start in range(first, last, n):
-        torch.manual_seed(_seed(settings.seed, *number, start))
+        _seed_generators(_seed(settings.seed, *number, start), images.device)
         part = slice(start, min(start + n, last))
         x, y = images[part], labels[part]
         weight = len(x) / N
