@@ -1,17 +1,22 @@
 """The graphical model and its guide in Pyro, the same loss without Pyro's bookkeeping, prediction.
 
+::
+
     P(C, L, T | I) = P(C | L) · δ(L − A_T(I)) · P(T),      guide q(T | I),
 
 with class C, latent image L, transformation T, observed image I and P(T) uniform over the box. The
-negative ELBO, its T terms weighted by α = 1/λ, is what training minimises:
+negative ELBO, its T terms weighted by α = 1/λ, is what training minimises::
 
     loss = E_{T ~ q} [−log f(C; A_T(I))] + α · KL(q(T | I) ‖ uniform).
 
 KL = D log 2 − entropy, so α pays for entropy: α → 0 gives the one most convenient transformation,
-large α all of them. Source: Singhal et al. 2023.
+large α all of them.
+
+Source: Singhal et al. 2023.
 """
 
 import math
+from collections.abc import Callable
 from itertools import chain
 
 import pyro
@@ -21,68 +26,89 @@ import torch.nn.functional as F
 from pyro import poutine
 from torch import Tensor, nn
 
-from .bases import BoxUniform, draw
 from .checks import check_images
+from .distributions import Draw, Uniform, draw
 from .guides import GUIDES
 from .networks import ConvNet
-from .transforms import FAMILIES, TransformFamily
+from .transforms import FAMILIES, TransformFamily, warp
+
+# Transformed images at once in a prediction, in bytes. On a CPU more than its cache holds is three
+# times slower; on a GPU less leaves it idle.
+AT_ONCE = {"cpu": 3 * 2**19, "cuda": 2**28}
 
 
 class InvariantClassifier(nn.Module):
     """A classifier f, a guide q(T | I) and the family that T belongs to.
 
-    classifier: images (N, C, H, W) → logits (N, classes).
-    guide: images (B, C, H, W) → distribution over (D,), as in flowinv.guides.
-    family: the transformations.
-    original: whether the loss adds −log f(C; I), so that f also knows images as they come.
-    draw: how the loss samples q; bases.draw_hard and bases.draw_relaxed are there to see them fail.
-    bfloat16: whether the classifier computes in bfloat16 where PyTorch thinks it safe (autocast): faster on recent
-        GPUs. Transformations, densities and the loss stay in the images' precision.
+    Args:
+        classifier: module of images (N, C, H, W) to logits (N, classes).
+        guide: module of images (B, C, H, W) to a distribution over (D,), as flowinv.guides has them.
+        family: the transformations.
+        original: whether the loss adds −log f(C; I), so that f also knows images as they come.
+        draw: how the loss samples q: a function of q and a number, as flowinv.distributions.draw.
+        bfloat16: whether the classifier computes in bfloat16 where PyTorch thinks it safe
+            (autocast): faster on recent processors. Transformations, densities and the loss stay in
+            the images' precision.
 
-    >>> model = InvariantClassifier.build("flow", "rotation_translation", in_channels=1, classes=5)
-    >>> images, labels = torch.rand(8, 1, 28, 28), torch.arange(8) % 5
-    >>> model.loss(images, labels, alpha=0.3).shape
-    torch.Size([])
-    >>> model.predict(images, samples=20).shape
-    torch.Size([8, 5])
+    Example:
+        >>> model = InvariantClassifier.build("flow", "rotation_translation", 1, classes=5)
+        >>> images, labels = torch.rand(8, 1, 28, 28), torch.arange(8) % 5
+        >>> model.loss(images, labels, alpha=0.3).shape
+        torch.Size([])
+        >>> model.predict(images, samples=20).shape
+        torch.Size([8, 5])
     """
 
     def __init__(
-        self, classifier: nn.Module, guide: nn.Module, family: TransformFamily, original: bool = True, draw=draw,
+        self,
+        classifier: nn.Module,
+        guide: nn.Module,
+        family: TransformFamily,
+        original: bool = True,
+        draw: Callable[[dist.Distribution, int], Draw] = draw,
         bfloat16: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__()
-        self.classifier, self.q, self.family, self.original, self.draw = (
-            classifier,
-            guide,
-            family,
-            original,
-            draw,
-        )
+        self.classifier = classifier
+        self.q = guide
+        self.family = family
+        self.original = original
+        self.draw = draw
         self.bfloat16 = bfloat16
 
     def extra_repr(self) -> str:
-        return f"original={self.original}, draw={getattr(self.draw, '__name__', self.draw)}, bfloat16={self.bfloat16}"
+        return f"original={self.original}, bfloat16={self.bfloat16}"
 
     @classmethod
     def build(
-        cls, guide: str, family: str, in_channels: int, classes: int, width: int = 16, **options
-    ):
-        """The parts by name: a small classifier, GUIDES[guide](**options) and FAMILIES[family]."""
-        family = FAMILIES[family]
+        cls,
+        guide: str,
+        family: str,
+        in_channels: int,
+        classes: int,
+        width: int = 16,
+        **options,
+    ) -> "InvariantClassifier":
+        """The parts by name: a small classifier, ``GUIDES[guide]`` and ``FAMILIES[family]``.
+
+        Args:
+            guide, family: names in those registries.
+            in_channels: of the images.
+            classes: how many.
+            width: of the classifier, a ``ConvNet``.
+            options: of the guide.
+        """
+        transformations = FAMILIES[family]
+        classifier = ConvNet(in_channels, classes, width)
         return cls(
-            ConvNet(in_channels, classes, width),
-            GUIDES[guide](family, in_channels, **options),
-            family,
+            classifier, GUIDES[guide](transformations, in_channels, **options), transformations
         )
 
     @property
     def device(self) -> torch.device:
         """Where the parameters and buffers are; the CPU if there are none."""
-        return next(
-            (tensor.device for tensor in chain(self.parameters(), self.buffers())),
-            torch.device("cpu"),
-        )
+        tensors = chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def classify(self, images: Tensor) -> Tensor:
         """f's logits of images as they are: (B, classes)."""
@@ -92,7 +118,7 @@ class InvariantClassifier(nn.Module):
             return self.classifier(images).to(images.dtype)
 
     def logits(self, images: Tensor, T: Tensor) -> Tensor:
-        """The classifier's logits of A_T(I): (S, B, classes) for T (S, B, D), (B, classes) for (B, D)."""
+        """The classifier's logits of A_T(I): (S, B, classes) for T (S, B, D), else (B, classes)."""
         # Samples of a guide lie in the box; looking at them would make a GPU wait.
         latent = self.family.warp(images, T, validate=False)
         return self.classify(latent.flatten(0, -4)).unflatten(0, T.shape[:-1])
@@ -100,16 +126,15 @@ class InvariantClassifier(nn.Module):
     def model(self, images: Tensor, labels: Tensor | None = None, alpha: float = 1.0) -> Tensor:
         """The generative program: T from the uniform prior, the image transformed, its class observed.
 
-        alpha must be above 0 here and in `guide`: Pyro scales by positive numbers only.
+        ``alpha`` must be above 0 here and in ``guide``: Pyro scales by positive numbers only.
         """
         pyro.module("classifier", self.classifier)
         with pyro.plate("images", len(images), dim=-1):
             with poutine.scale(scale=alpha):
                 T = pyro.sample("T", self.prior(images))
             if self.original:
-                pyro.sample(
-                    "C_original", dist.Categorical(logits=self.classify(images)), obs=labels
-                )
+                plain = dist.Categorical(logits=self.classify(images))
+                pyro.sample("C_original", plain, obs=labels)
             return pyro.sample("C", dist.Categorical(logits=self.logits(images, T)), obs=labels)
 
     def guide(self, images: Tensor, labels: Tensor | None = None, alpha: float = 1.0) -> Tensor:
@@ -118,10 +143,10 @@ class InvariantClassifier(nn.Module):
         with pyro.plate("images", len(images), dim=-1), poutine.scale(scale=alpha):
             return pyro.sample("T", self.q(images))
 
-    def prior(self, images: Tensor) -> dist.Distribution:
+    def prior(self, images: Tensor) -> Uniform:
         """P(T), uniform over the box for each image: batch shape (B,), event shape (D,)."""
         edge = images.new_ones(len(images), self.family.dim)
-        return BoxUniform(-edge, edge, validate_args=False).to_event(1)
+        return Uniform(-edge, edge)
 
     def loss(
         self,
@@ -133,47 +158,90 @@ class InvariantClassifier(nn.Module):
     ) -> Tensor:
         """The negative ELBO per image, estimated with S samples of T: a scalar.
 
-        smoothing: share of each label that is spread over all classes (Szegedy et al. 2016).
+        Without smoothing it equals pyro.infer.Trace_ELBO on ``model`` and ``guide`` divided by the
+        number of images, and takes a fraction of the time. For a q without reparametrised samples
+        the two are equal in expectation, and so are their gradients; this one varies less (see
+        flowinv.distributions.draw).
 
-        Without smoothing it equals pyro.infer.Trace_ELBO on `model` and `guide` divided by the number
-        of images, and takes a fraction of the time. For a q without reparametrised samples the two
-        are equal in expectation, and so are their gradients; this one varies less (see bases.draw).
+        Args:
+            images: (B, C, H, W), floats in [0, 1].
+            labels: (B,), int64.
+            alpha: price of entropy.
+            samples: S.
+            smoothing: share of each label that is spread over all classes (Szegedy et al. 2016).
         """
         return self.weigh(*self.loss_terms(images, labels, samples, smoothing), alpha)
 
     def weigh(self, nll: Tensor, entropy: Tensor, alpha: float | Tensor) -> Tensor:
-        """The classifier's term plus α · KL(q ‖ uniform), from what loss_terms returns."""
+        """The classifier's term plus α · KL(q ‖ uniform), from what ``loss_terms`` returns."""
         return nll + alpha * (self.family.dim * math.log(2) - entropy)
 
     def loss_terms(
         self, images: Tensor, labels: Tensor, samples: int = 1, smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """(classifier's term, entropy of q in nats), each a mean over images."""
+        """(classifier's term, entropy of q in nats), each a mean over images.
+
+        The way of the data: propose transformations, warp, evaluate. All three compile whole.
+        """
+        matrices, log_prob, weights = self.propose(images, samples)
+        latent = warp(images, matrices, self.family.isotropic)
+        return self.evaluate(images, latent, labels, log_prob, weights, smoothing)
+
+    def propose(self, images: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrices (S, B, 2, 3) of samples of q, their log-densities and weights (S, B)."""
         T, log_prob, weights = self.draw(self.q(images), samples)
-        logits = self.logits(images, T).movedim(-1, 1)  # (S, classes, B), as cross_entropy has it
+        with torch.autocast(images.device.type, enabled=False):  # half is too coarse for places
+            return self.family.matrix(T), log_prob, weights
+
+    def evaluate(
+        self,
+        images: Tensor,
+        latent: Tensor,
+        labels: Tensor,
+        log_prob: Tensor,
+        weights: Tensor,
+        smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms, from latent images (S, B, C, H, W) and what ``propose`` returned."""
+        S, B = log_prob.shape
+        logits = self.classify(latent.flatten(0, 1)).unflatten(0, (S, B))
         nll = F.cross_entropy(
-            logits, labels.expand(len(T), -1), reduction="none", label_smoothing=smoothing
+            logits.movedim(-1, 1), labels.expand(S, B), reduction="none", label_smoothing=smoothing
         )
-        nll, entropy = ((weights * x).sum(0).mean() for x in (nll, -log_prob))
+        nll = (weights * nll).sum(0).mean()
+        entropy = -(weights * log_prob).sum(0).mean()
         if self.original:
-            nll = nll + F.cross_entropy(self.classify(images), labels, label_smoothing=smoothing)
+            plain = self.classify(images)
+            nll = nll + F.cross_entropy(plain, labels, label_smoothing=smoothing)
         return nll, entropy
 
     @torch.no_grad()
-    def predict(self, images: Tensor, samples: int = 20, chunk: int = 2048) -> Tensor:
-        """log P(C | I) ≈ log 1/S Σ_s f(C; A_{T_s}(I)): class log-probabilities (B, classes).
+    def predict(self, images: Tensor, samples: int = 20, chunk: int | None = None) -> Tensor:
+        """log P(C | I) ≈ log Σ_s w_s f(C; A_{T_s}(I)): class log-probabilities (B, classes).
 
-        Probabilities are averaged, not logits: that is what the graphical model says. samples = 0
-        leaves the image as it is: the plain classifier. The images move to the model's device, in parts: chunk
-        is how many transformed images there are at once (or the samples of one image), which bounds the memory. Raises
-        ValueError if the images are not floats in [0, 1] with shape (B, C, H, W).
+        Probabilities are averaged, not logits: that is what the graphical model says. The images
+        move to the model's device, in parts.
+
+        Args:
+            images: (B, C, H, W), floats in [0, 1].
+            samples: S, as ``draw`` has it: a point mass needs one pass, a mixture takes a multiple
+                of its components. 0 leaves the image as it is: the plain classifier.
+            chunk: how many transformed images there are at once (or the samples of one image),
+                which bounds the memory. None: so many that they suit the device's caches.
+
+        Raises:
+            ValueError: if the images are no floats in [0, 1] with shape (B, C, H, W).
         """
         check_images(images)
+        if chunk is None:
+            at_once = AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"]
+            chunk = at_once // max(1, images[:1].nbytes)
         parts = images.split(max(1, chunk // max(1, samples)))
         return torch.cat([self._predict(part.to(self.device), samples) for part in parts])
 
     def _predict(self, images: Tensor, samples: int) -> Tensor:
         if samples == 0:
             return self.classify(images).log_softmax(-1)
-        log_probs = self.logits(images, self.q(images).sample((samples,))).log_softmax(-1)
-        return log_probs.logsumexp(0) - math.log(samples)
+        T, _, weights = draw(self.q(images), samples)
+        log_probs = self.logits(images, T).log_softmax(-1)
+        return (log_probs + weights.log().unsqueeze(-1)).logsumexp(0)

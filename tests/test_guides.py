@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from flowinv.bases import BoxUniform, draw
-from flowinv.guides import GUIDES
+from flowinv.distributions import MixtureBase, Uniform, draw
+from flowinv.guides import GUIDES, Guide
 from flowinv.model import InvariantClassifier
 from flowinv.networks import ConvNet
 from flowinv.training import Settings, fit
@@ -27,8 +26,9 @@ def test_every_guide_is_a_distribution_over_the_box_for_each_image(name, family,
     family = FAMILIES[family]
     q = GUIDES[name](family, 1)(images)
     assert q.batch_shape == (8,) and q.event_shape == (family.dim,)
-    drawn = draw(q, 5)[0]
-    assert len(drawn) == (1 if name == "none" else 5)  # a point need not be drawn twice
+    drawn = draw(q, 5).T
+    # A point need not be drawn twice; of a mixture's 8 components each is drawn.
+    assert len(drawn) == {"none": 1, "mixture_flow": 8}.get(name, 5)
     for T in (q.sample((5,)), drawn):
         assert T.shape == (len(T), 8, family.dim) and (T.abs() <= 1).all()
         assert q.log_prob(T).shape == (len(T), 8) and q.log_prob(T).isfinite().all()
@@ -55,16 +55,17 @@ def test_every_guides_density_is_that_of_its_samples(name, family, images):
         )
 
 
-class PredictedAngle(nn.Module):
-    """A guide in five lines: a narrow box around an angle that a network predicts."""
+class PredictedAngle(Guide):
+    """A guide in eight lines: a narrow box around an angle that a network predicts."""
 
     def __init__(self, family, in_channels, width=0.1):
-        super().__init__()
-        self.network, self.width = ConvNet(in_channels, family.dim), width
+        super().__init__(family, in_channels)
+        self.network = ConvNet(in_channels, family.dim)
+        self.width = width
 
-    def forward(self, images):
+    def distribution(self, images):
         centre = (1 - self.width) * self.network(images).tanh()
-        return BoxUniform(centre - self.width, centre + self.width, validate_args=False).to_event(1)
+        return Uniform(centre - self.width, centre + self.width)
 
 
 def test_a_new_guide_is_a_class_of_a_few_lines_and_works_with_everything(
@@ -107,7 +108,7 @@ def test_images_that_are_not_images_are_a_one_line_error(name):
 def test_an_unknown_guide_and_a_box_too_wide_are_one_line_errors():
     with pytest.raises(
         ValueError,
-        match="unknown guide 'flows': expected one of none, fixed, augerino, instaaug, instaaug_crops, gaussian, flow",
+        match="unknown guide 'flows': expected one of none, fixed, augerino, instaaug, instaaug_crops, gaussian, flow, coupling_flow, mixture_flow",
     ):
         GUIDES["flows"]
     with pytest.raises(ValueError, match="half_width: expected numbers above 0 and up to 1, got"):
@@ -179,14 +180,7 @@ def test_crops_are_where_the_network_looks():
 
 def test_the_published_flow_can_be_built():
     """Affine coupling, 12 layers, a mixture as base: no option is missing."""
-    q = GUIDES["flow"](
-        FAMILIES["affine"],
-        3,
-        univariate="affine",
-        base="mixture",
-        coupling=True,
-        layers=12,
-        components=4,
-    )(torch.rand(2, 3, 32, 32))
+    guide = GUIDES["coupling_flow"](FAMILIES["affine"], 3, base=MixtureBase, components=4)
+    q = guide(torch.rand(2, 3, 32, 32))
     T, log_prob, weights = draw(q, 4)
     assert T.shape == (4, 2, 6) and log_prob.isfinite().all()

@@ -1,0 +1,47 @@
+"""Conditional distributions over the box [−1, 1]^D: monotone maps, layers, bases, flows."""
+
+from .bases import GaussianBase, MixtureBase, UniformBase
+from .box import (
+    BoxDistribution,
+    Draw,
+    Gaussian,
+    GaussianMixture,
+    PointMass,
+    Uniform,
+    UniformMixture,
+    draw,
+)
+from .flow import ConditionalFlow, FlowDistribution, coupling_flow, mixture_flow, spline_flow
+from .layers import ConditionalLayer, MaskedLinear, MaskedNetwork, ToBox, ToLine
+from .univariate import BOX, LINE, Affine, Mapped, Space, Spline, wrap
+
+__all__ = [
+    "BOX",
+    "LINE",
+    "Affine",
+    "BoxDistribution",
+    "ConditionalFlow",
+    "ConditionalLayer",
+    "Draw",
+    "FlowDistribution",
+    "Gaussian",
+    "GaussianBase",
+    "GaussianMixture",
+    "Mapped",
+    "MaskedLinear",
+    "MaskedNetwork",
+    "MixtureBase",
+    "PointMass",
+    "Space",
+    "Spline",
+    "ToBox",
+    "ToLine",
+    "Uniform",
+    "UniformBase",
+    "UniformMixture",
+    "coupling_flow",
+    "draw",
+    "mixture_flow",
+    "spline_flow",
+    "wrap",
+]

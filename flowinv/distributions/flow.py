@@ -1,0 +1,235 @@
+"""Conditional normalizing flows over the box [−1, 1]^D, with exact densities.
+
+A flow sends a simple base variable u through invertible layers that depend on a context c:
+
+    T = (f_L ∘ … ∘ f_1)(u; c),      log q(T | c) = log p(u | c) − Σ_l log |det ∂f_l/∂x|.
+
+The box is reached by a map (tanh, or a spline from the box to itself), never by a clamp, so no
+probability piles up at the edge. To a spline, a coefficient that wraps is a point of a circle:
+nothing marks the place where it is cut.
+
+Sources: Dinh et al. 2017 (affine coupling); Durkan et al. 2019 (rational-quadratic splines);
+Rezende et al. 2020 (circular splines); Kingma et al. 2016 (sampling in one pass).
+"""
+
+from collections.abc import Callable, Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from .bases import GaussianBase, MixtureBase
+from .box import BoxDistribution, Draw, draw
+from .layers import ConditionalLayer, ToBox, ToLine
+from .univariate import Affine, Spline
+
+
+class FlowDistribution(BoxDistribution):
+    """q(T | c): a base distribution pushed through layers, for one context or a batch of them.
+
+    ``draw`` samples and scores in one pass and costs no inverse. ``log_prob`` scores any value of
+    the box exactly, by the layers' inverses.
+
+    Args:
+        base: distribution of u, batch shape (…), event shape (D,).
+        layers: modules as flowinv.distributions.layers has them.
+        context: (…, C).
+    """
+
+    def __init__(self, base: dist.TorchDistribution, layers: Sequence[nn.Module], context: Tensor):
+        self.base = base
+        self.layers = layers
+        self.context = context
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.base.has_rsample
+
+    def expand(self, batch_shape, _instance=None) -> "FlowDistribution":
+        context = self.context.expand(*batch_shape, self.context.shape[-1])
+        return FlowDistribution(self.base.expand(batch_shape), self.layers, context)
+
+    def draw(self, samples: int) -> Draw:
+        return self.push(draw(self.base, samples))
+
+    def push(self, start: Draw) -> Draw:
+        """Samples of the base, with their log-densities, as samples of q."""
+        x, log_prob, weights = start
+        for layer in self.layers:
+            x, log_det = layer(x, self.context)
+            log_prob = log_prob - log_det
+        return Draw(x, log_prob, weights)
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        return self._forward(self.base.rsample(sample_shape))
+
+    def sample(self, sample_shape=()) -> Tensor:
+        return self._forward(self.base.sample(sample_shape)).detach()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x, _ = layer(x, self.context)
+        return x
+
+    def _score(self, value: Tensor) -> Tensor:
+        x = value
+        log_prob = 0.0
+        for layer in reversed(self.layers):
+            x, log_det = layer.inverse(x, self.context)
+            log_prob = log_prob + log_det
+        return log_prob + self.base.log_prob(x)
+
+
+class ConditionalFlow(nn.Module):
+    """A conditional flow: ``flow(context)`` is a distribution over the box [−1, 1]^D.
+
+    ``spline_flow``, ``coupling_flow`` and ``mixture_flow`` compose the three that the book uses.
+
+    Args:
+        base: module of context (…, C) to a distribution, in the space ``base.space``.
+        layers: modules that lead from there to the box, one from where the one before it ends.
+
+    Raises:
+        ValueError: if the spaces do not join, or the last is not the box.
+
+    Source: see the module.
+
+    Example:
+        >>> import torch
+        >>> from flowinv.distributions import ConditionalLayer, Spline, UniformBase
+        >>> base, layer = UniformBase(3, 8), ConditionalLayer(Spline(), [0, 1, 2], context_dim=8)
+        >>> q = ConditionalFlow(base, [layer])(torch.randn(5, 8))
+        >>> T, log_prob, weights = q.draw(20)
+        >>> bool(torch.allclose(q.log_prob(T), log_prob, atol=1e-3))
+        True
+    """
+
+    def __init__(self, base: nn.Module, layers: Sequence[nn.Module]):
+        super().__init__()
+        space = base.space
+        for number, layer in enumerate(layers):
+            if layer.domain != space:
+                raise ValueError(
+                    f"layers: layer {number} starts from {layer.domain}, and what comes before it"
+                    f" ends in {space}; put ToBox() or ToLine() in between, with the same periodic"
+                )
+            space = layer.codomain
+        if not space.bounded:
+            raise ValueError(f"layers: expected them to end in the box, got {space}; add ToBox()")
+        self.base = base
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, context: Tensor) -> FlowDistribution:
+        return FlowDistribution(self.base(context), list(self.layers), context)
+
+
+def spline_flow(
+    dim: int,
+    context_dim: int,
+    base: Callable[..., nn.Module] = GaussianBase,
+    layers: int = 1,
+    hidden: int = 64,
+    bins: int = 12,
+    periodic: Sequence[bool] | None = None,
+    **start,
+) -> ConditionalFlow:
+    """Autoregressive splines on the box; the order of the coefficients turns from layer to layer.
+
+    Args:
+        dim: D.
+        context_dim: the context's size.
+        base: GaussianBase, MixtureBase or UniformBase. The line is joined to the box by a tanh.
+        layers: how many.
+        hidden: width of the networks.
+        bins: of the splines.
+        periodic: for each coefficient, whether −1 and 1 are one point; None if none are.
+        start: what the base takes: loc, scale, components.
+
+    Example:
+        >>> import torch
+        >>> flow = spline_flow(dim=3, context_dim=8, periodic=[False, False, True])
+        >>> q = flow(torch.randn(5, 8))
+        >>> q.batch_shape, q.event_shape, q.draw(20).T.shape
+        (torch.Size([5]), torch.Size([3]), torch.Size([20, 5, 3]))
+    """
+    _check_layers(dim, layers)
+    start_module = base(dim, context_dim, periodic=periodic, **start)
+    first = [] if start_module.space.bounded else [ToBox(periodic)]
+    order = list(range(dim))
+    splines = [
+        ConditionalLayer(Spline(bins, periodic), _turned(order, i), context_dim, hidden)
+        for i in range(layers)
+    ]
+    return ConditionalFlow(start_module, [*first, *splines])
+
+
+def coupling_flow(
+    dim: int,
+    context_dim: int,
+    base: Callable[..., nn.Module] = GaussianBase,
+    layers: int = 12,
+    hidden: int = 64,
+    **start,
+) -> ConditionalFlow:
+    """Affine couplings on the line, then a tanh: the paper's layers.
+
+    Every other coefficient goes first, and the halves swap from layer to layer. An angle is a
+    segment to them.
+
+    Args:
+        dim: D.
+        context_dim: the context's size.
+        base: GaussianBase, MixtureBase or UniformBase.
+        layers: how many.
+        hidden: width of the networks.
+        start: what the base takes: loc, scale, components.
+
+    Example:
+        >>> import torch
+        >>> coupling_flow(dim=6, context_dim=8)(torch.randn(5, 8)).draw(20).log_prob.shape
+        torch.Size([20, 5])
+    """
+    _check_layers(dim, layers)
+    start_module = base(dim, context_dim, **start)
+    first = [ToLine()] if start_module.space.bounded else []
+    halves = [d % 2 for d in range(dim)]
+    couplings = [
+        ConditionalLayer(Affine(), _turned(halves, i), context_dim, hidden) for i in range(layers)
+    ]
+    return ConditionalFlow(start_module, [*first, *couplings, ToBox()])
+
+
+def mixture_flow(
+    dim: int,
+    context_dim: int,
+    components: int = 8,
+    periodic: Sequence[bool] | None = None,
+    **start,
+) -> ConditionalFlow:
+    """A mixture of Gaussians for each context, sent to the box by tanh, wrapped where it is a circle.
+
+    Args:
+        dim: D.
+        context_dim: the context's size.
+        components: of the mixture; 1 is a single Gaussian.
+        periodic: for each coefficient, whether −1 and 1 are one point; None if none are.
+        start: loc and scale of MixtureBase.
+
+    Example:
+        >>> import torch
+        >>> mixture_flow(dim=1, context_dim=8, periodic=[True])(torch.randn(5, 8)).draw(20).T.shape
+        torch.Size([24, 5, 1])
+    """
+    base = MixtureBase(dim, context_dim, components, periodic=periodic, **start)
+    return ConditionalFlow(base, [ToBox(periodic)])
+
+
+def _turned(ranks: list[int], number: int) -> list[int]:
+    """The ranks of layer ``number``: as they are, or in reverse in every other layer."""
+    last = max(ranks)
+    return ranks if number % 2 == 0 else [last - rank for rank in ranks]
+
+
+def _check_layers(dim: int, layers: int) -> None:
+    if dim < 1 or layers < 1:
+        raise ValueError(f"flow: expected dim and layers of 1 or more, got {dim} and {layers}")

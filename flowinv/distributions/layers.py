@@ -1,0 +1,194 @@
+"""Invertible layers of D coefficients, whose parameters networks compute from the context.
+
+A layer is a module with ``forward(x, context)`` and ``inverse(y, context)``, which return the value
+and log |det| as ``Mapped``, and with the spaces that it leads from and to, ``domain`` and
+``codomain``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .univariate import BOX, LINE, Mapped, Space
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose weights, (outputs, inputs), count only where the mask is 1.
+
+    Source: Germain et al. 2015.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, bias: bool = True):
+        outputs, inputs = mask.shape
+        super().__init__(inputs, outputs, bias)
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.mask * self.weight, self.bias)
+
+
+class MaskedNetwork(nn.Module):
+    """h: (x, context) → parameters (…, D, P), where those of a coefficient see lower ranks only.
+
+    Two hidden layers. A hidden unit of degree m sees the context and the coefficients of rank below
+    m, and is seen by coefficients of rank m or more; so those of rank 0 see the context alone. The
+    context's share is computed once an image, whatever the number of samples.
+
+    Args:
+        ranks: of the D coefficients, integers from 0. All different, they make the network
+            autoregressive; 0 and 1 make it a coupling's.
+        count: P, how many parameters a coefficient takes.
+        context_dim: the context's size.
+        hidden: width of the hidden layers.
+        periodic: which coefficients are seen as (cos πx, sin πx), which knows no seam.
+
+    Source: Germain et al. 2015.
+    """
+
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        count: int,
+        context_dim: int,
+        hidden: int = 64,
+        periodic: Sequence[bool] | None = None,
+    ):
+        super().__init__()
+        self.count = count
+        rank = torch.as_tensor(ranks)
+        circle = torch.tensor(periodic or [False] * len(ranks))
+        self.register_buffer("circle", circle if periodic else None, persistent=False)
+        self.register_buffer("wrapping", circle.nonzero().squeeze(-1), persistent=False)
+        seen = torch.cat([rank, rank[circle]])
+        degree = torch.arange(hidden) * (int(rank.max()) + 1) // hidden
+        self.context = nn.Linear(context_dim, hidden)
+        self.first = MaskedLinear(seen < degree[:, None], bias=False)
+        self.second = MaskedLinear(degree <= degree[:, None])
+        self.third = MaskedLinear((degree <= rank[:, None]).repeat_interleave(count, 0))
+        with torch.no_grad():  # start near the identity: larger networks diverge in a few steps
+            self.third.weight *= 0.01
+            self.third.bias *= 0.01
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """h(x, context), (…, D, P), for x (…, D) and a context whose shape broadcasts to (…, C)."""
+        h = F.leaky_relu(self.first(self._without_seam(x)) + self.context(context))
+        h = F.leaky_relu(self.second(h))
+        return self.third(h).unflatten(-1, (-1, self.count))
+
+    def _without_seam(self, x: Tensor) -> Tensor:
+        if self.circle is None:
+            return x
+        angle = math.pi * x
+        sines = angle.index_select(-1, self.wrapping).sin()
+        return torch.cat([torch.where(self.circle, angle.cos(), x), sines], -1)
+
+
+class ConditionalLayer(nn.Module):
+    """Each coefficient by a univariate function, whose parameters see those of lower rank::
+
+        y_d = τ(x_d; h_d(x of lower rank, context)),      log |det ∂y/∂x| = Σ_d log τ′(x_d).
+
+    Forwards it takes one pass of the network, backwards one a rank. Unlike in RealNVP, rank 0 moves
+    too, as the context alone tells it; so D = 1 is no special case.
+
+    Args:
+        univariate: τ, as ``Affine()`` or ``Spline(bins)``.
+        ranks: of the D coefficients, integers from 0: 0, 1, 2, … makes the layer autoregressive,
+            zeros and ones a coupling.
+        context_dim: the context's size.
+        hidden: width of the network.
+
+    Source: Dinh et al. 2017 (coupling); Papamakarios et al. 2017 (autoregressive).
+
+    Example:
+        >>> from flowinv.distributions import Affine
+        >>> layer = ConditionalLayer(Affine(), ranks=[0, 1, 2], context_dim=8)
+        >>> x, context = torch.randn(100, 5, 3), torch.randn(5, 8)
+        >>> y, log_det = layer(x, context)
+        >>> bool(torch.allclose(layer.inverse(y, context).value, x, atol=1e-5))
+        True
+    """
+
+    def __init__(
+        self, univariate: nn.Module, ranks: Sequence[int], context_dim: int, hidden: int = 64
+    ):
+        super().__init__()
+        space: Space = univariate.space
+        self.univariate = univariate
+        self.passes = max(ranks) + 1
+        self.domain = self.codomain = space
+        self.network = MaskedNetwork(ranks, univariate.count, context_dim, hidden, space.periodic)
+
+    def forward(self, x: Tensor, context: Tensor) -> Mapped:
+        """y (…, D) and log |det ∂y/∂x| (…), for x (…, D) and context (…, C)."""
+        y, log_slope = self.univariate(x, self.network(x, context))
+        return Mapped(y, log_slope.sum(-1))
+
+    def inverse(self, y: Tensor, context: Tensor) -> Mapped:
+        """x and log |det ∂x/∂y|."""
+        x = y
+        for _ in range(self.passes):  # after pass r the ranks below r are right
+            x, log_slope = self.univariate.inverse(y, self.network(x, context))
+        return Mapped(x, log_slope.sum(-1))
+
+
+class ToBox(nn.Module):
+    """From the line to the box, T = tanh x; coefficients on the circle are there already.
+
+    The box's very edge, which rounding can reach, has a finite inverse.
+
+    Args:
+        periodic: for each coefficient, whether it lives on the circle; None if none does.
+
+    Example:
+        >>> ToBox()(torch.tensor([[0.0, 20.0]])).value
+        tensor([[0., 1.]])
+    """
+
+    def __init__(self, periodic: Sequence[bool] | None = None):
+        super().__init__()
+        self.domain = Space.of(False, periodic)
+        self.codomain = Space.of(True, periodic)
+        mask = torch.tensor(self.domain.periodic) if self.domain.periodic else None
+        self.register_buffer("periodic", mask, persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Mapped:
+        """T (…, D) in the box and log |det| (…)."""
+        return Mapped(self._on_line(x.tanh(), x), self._log_det(x))
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> Mapped:
+        """x = artanh T and log |det|."""
+        edge = 1 - torch.finfo(y.dtype).eps
+        x = self._on_line(y.clamp(-edge, edge).atanh(), y)
+        return Mapped(x, -self._log_det(x))
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        slope = 2 * (math.log(2) - x - F.softplus(-2 * x))  # log (1 − tanh² x), not cancelling
+        return self._on_line(slope, torch.zeros_like(slope)).sum(-1)
+
+    def _on_line(self, there: Tensor, elsewhere: Tensor) -> Tensor:
+        return there if self.periodic is None else torch.where(self.periodic, elsewhere, there)
+
+
+class ToLine(nn.Module):
+    """From the box to the line, x = artanh T: what ``ToBox()`` does, the other way round."""
+
+    domain = BOX
+    codomain = LINE
+
+    def __init__(self):
+        super().__init__()
+        self.to_box = ToBox()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Mapped:
+        """artanh x (…, D) and log |det| (…)."""
+        return self.to_box.inverse(x)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> Mapped:
+        """tanh y and log |det|."""
+        return self.to_box(y)
