@@ -1,17 +1,23 @@
 """Laws of training: it learns, it repeats, it resumes exactly, and it fails with a word of advice."""
 
+import copy
 import functools
+import json
 import math
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowinv.distributions import draw
+from flowinv.distributions import Draw, MixtureBase, draw
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import FixupResNet
@@ -28,19 +34,24 @@ from flowinv.training import (
     step,
 )
 from flowinv.training import loop as training
+from flowinv.training.checkpoints import describe
 from flowinv.transforms import FAMILIES
 
 SETTINGS = Settings(epochs=4, batch_size=16, alpha=0.3, burn_in=1)
 
 
-@pytest.fixture
-def data():
+def bright_halves():
     """Two classes, the bright half above or below: 48 pictures."""
     labels = torch.arange(48) % 2
     images = 0.4 * torch.rand(48, 1, 28, 28)
     images[labels == 0, :, :14] += 0.5
     images[labels == 1, :, 14:] += 0.5
     return images, labels
+
+
+@pytest.fixture
+def data():
+    return bright_halves()
 
 
 def build(family="rotation", **options):
@@ -202,6 +213,20 @@ class Stop(Exception):
     pass
 
 
+def stopped(data, epochs, path, **options):
+    """Train until this many epochs are done, and leave a checkpoint."""
+    seen = []
+
+    def stop(model):
+        if len(seen) == epochs:
+            raise Stop
+        seen.append(1)
+        return {}
+
+    with pytest.raises(Stop):
+        train(data, checkpoint=path, each_epoch=stop, **options)
+
+
 @pytest.mark.parametrize(
     ("stop_after", "changes"),
     [
@@ -217,22 +242,63 @@ def test_resuming_gives_the_same_bits(data, tmp_path, stop_after, changes):
     settings = replace(SETTINGS, **changes)
     uninterrupted, history = train(data, settings)
     path = tmp_path / "run" / "a.safetensors"
-
-    def stop(model):
-        if path.exists() and len(seen) == stop_after:
-            raise Stop
-        seen.append(1)
-        return {}
-
-    seen = []
-    with pytest.raises(Stop):
-        train(data, settings, checkpoint=path, each_epoch=stop)
+    stopped(data, stop_after, path, settings=settings)
     torch.rand(5)  # whatever else happened meanwhile
     resumed, history_resumed = train(data, settings, checkpoint=path)
     assert same(uninterrupted, resumed)
     assert losses(history) == losses(history_resumed)
     finished, _ = train(data, settings, checkpoint=path)  # nothing left to do
     assert same(finished, resumed)
+
+
+def draw_several(q, samples, times):
+    return draw(q, times * samples)
+
+
+WAYS_OF_DRAWING = {
+    "partial": functools.partial(draw_several, times=2),
+    "lambda": lambda q, samples: draw_several(q, samples, times=2),
+}
+
+
+def drawing(draw):
+    model = build()
+    model.draw = draw
+    return model
+
+
+GOES_ON = """
+import json
+import sys
+
+import test_training as tests
+import torch
+
+folder, *ways = sys.argv[1:]
+torch.manual_seed(0)
+data = tests.bright_halves()
+for way in ways:
+    model = tests.drawing(tests.WAYS_OF_DRAWING[way])
+    _, history = tests.train(data, model=model, checkpoint=f"{folder}/{way}.safetensors")
+    print(json.dumps(tests.losses(history)))
+"""
+
+
+def test_a_run_with_a_readers_way_of_drawing_goes_on_in_another_process(data, tmp_path):
+    expected = []
+    for way in WAYS_OF_DRAWING:
+        _, history = train(data, model=drawing(WAYS_OF_DRAWING[way]))
+        expected.append(losses(history))
+        stopped(data, 2, tmp_path / f"{way}.safetensors", model=drawing(WAYS_OF_DRAWING[way]))
+    done = subprocess.run(
+        [sys.executable, "-c", GOES_ON, tmp_path, *WAYS_OF_DRAWING],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == expected
 
 
 def test_rates_and_optimisers_are_those_of_the_settings(data, monkeypatch):
@@ -344,13 +410,13 @@ def test_what_a_caller_draws_after_training_follows_from_the_callers_seed(data, 
 
 def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
     path = tmp_path / "a.safetensors"
-    train(data, checkpoint=path)
+    train(data, model=drawing(lambda q, n: draw(q, n)), checkpoint=path)
     content = path.read_bytes()
     cases = [
         (build("affine"), SETTINGS, "holds another model"),
         (build(), replace(SETTINGS, alpha=0.1), r"trained with alpha 0.3 \(now 0.1\)"),
-        (build(scale=0.2), SETTINGS, "of another run .its model differs"),
-        (build(coupling=True), SETTINGS, "of another run .its model differs"),
+        (build(scale=0.2), SETTINGS, "of another run .its model differs at q.flow.base.scale"),
+        (drawing(lambda q, n: draw(q, 2 * n)), SETTINGS, "its model differs at draw"),
     ]
     for model, settings, message in cases:
         before = [p.clone() for p in model.parameters()]
@@ -359,6 +425,65 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
         assert "\n" not in str(error.value)
         assert path.read_bytes() == content
         assert all(torch.equal(x, y) for x, y in zip(before, model.parameters(), strict=True))
+
+
+class Keeps:
+    """Something of a reader's, with a private field."""
+
+    def __init__(self, number):
+        self._number = number
+        self._itself = self
+
+
+class Buffered(torch.nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.register_buffer("start", torch.tensor(start), persistent=False)
+
+
+def adding(number):
+    return lambda x: x + number
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x: math.sin(x), lambda x: math.cos(x)),
+        (lambda x, n=1: x + n, lambda x, n=2: x + n),
+        (lambda x: x in {"a", "b"}, lambda x: x in {"a", "c"}),
+        (lambda: lambda x: x + 1, lambda: lambda x: x + 2),
+        (adding(1), adding(2)),
+        (draw, draw_several),
+        (functools.partial(draw_several, times=2), functools.partial(draw_several, times=3)),
+        (Keeps(1), Keeps(2)),
+        (Keeps(1).__init__, Keeps(2).__init__),
+        ({"a": (1, math.inf)}, {"a": (1, math.nan)}),
+        ({"a", "b"}, {"a", "c"}),
+        (torch.float32, torch.float64),
+        (torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([2.0], dtype=torch.bfloat16)),
+        (torch.tensor(1), torch.tensor([1])),
+        (np.zeros(2), np.ones(2)),
+        (FAMILIES["rotation"], FAMILIES["translation"]),
+        (Buffered(0.2), Buffered(0.3)),
+        (torch.nn.Dropout(0.1), torch.nn.Dropout(0.2)),
+        (torch.nn.Sequential(torch.nn.Tanh()), torch.nn.Sequential(torch.nn.ReLU())),
+    ],
+)
+def test_what_built_a_model_is_told_as_data(one, other):
+    """Plain data without addresses: alike for what is built alike, and for nothing else."""
+    told = describe(one)
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert describe(copy.deepcopy(one)) == told != describe(other)
+
+
+def test_what_training_changes_is_no_part_of_what_built_a_model(data):
+    model = build()
+    model.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), model.classifier)
+    told = describe(model)
+    train(data, model=model)
+    model.classifier.compile(backend="eager")
+    assert describe(model.train()) == told
 
 
 def test_a_checkpoint_of_other_data_is_refused(data, tmp_path):
@@ -370,10 +495,9 @@ def test_a_checkpoint_of_other_data_is_refused(data, tmp_path):
         train((images.flip(-1), labels), checkpoint=tmp_path / "a.safetensors")
 
 
-def test_shared_weights_are_stored_and_an_own_way_of_drawing_has_a_name(data, tmp_path):
+def test_shared_weights_are_stored(data, tmp_path):
     model = build()
     model.classifier.again = model.classifier.head  # one tensor under two names
-    model.draw = functools.partial(draw)
     train(data, model=model, checkpoint=tmp_path / "a.safetensors")
 
 
@@ -427,7 +551,7 @@ def test_a_folder_that_cannot_be_made_is_a_one_line_error(data, tmp_path):
 def test_a_loss_that_is_not_finite_stops_training(data):
     model = build()
     with torch.no_grad():
-        model.q.flow.layers.networks.bias3.fill_(torch.nan)
+        next(model.q.flow.layers.parameters()).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="loss nan.*try a lower guide_lr"):
         train(data, model=model)
 
@@ -474,13 +598,13 @@ def test_an_encoder_that_collapsed_is_reported(data):
     assert model.q.encoder[1].num_batches_tracked == 3  # three steps; looking on is not one
 
 
-def test_an_impossible_entropy_stops_training(data, monkeypatch):
-    from flowinv import flows
+def test_an_impossible_entropy_stops_training(data):
+    def too_low(q, samples):
+        drawn = draw(q, samples)
+        return drawn._replace(log_prob=drawn.log_prob - 1)
 
-    log_prob = flows.BoxDistribution.log_prob
-    monkeypatch.setattr(flows.BoxDistribution, "log_prob", lambda self, T: log_prob(self, T) - 1)
     with pytest.raises(FloatingPointError, match="which no density on the box has"):
-        train(data)
+        train(data, model=drawing(too_low))
 
 
 @pytest.mark.parametrize(
@@ -587,12 +711,9 @@ class Together:
 
 def draw_evenly(q, samples):
     """Samples that no random numbers decide."""
-    T = (
-        q.base_dist.low
-        + (q.base_dist.high - q.base_dist.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
-    )
+    T = q.low + (q.high - q.low) * torch.linspace(0.1, 0.9, samples)[:, None, None]
     log_prob = q.log_prob(T)
-    return T, log_prob, torch.full_like(log_prob, 1 / samples)
+    return Draw(T, log_prob, torch.full_like(log_prob, 1 / samples))
 
 
 @pytest.mark.parametrize("alpha", [None, 0.3])
@@ -653,7 +774,7 @@ class NeverWaits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-WAYS = [(guide, {}) for guide in GUIDES] + [("flow", {"base": "mixture", "components": 3})]
+WAYS = [(guide, {}) for guide in GUIDES] + [("flow", {"base": MixtureBase, "components": 3})]
 
 
 def on_its_family(guide, **options):
