@@ -46,8 +46,8 @@ class InvariantClassifier(nn.Module):
         family: the transformations.
         original: whether the loss adds −log f(C; I), so that f also knows images as they come.
         draw: how the loss samples q: a function of q and a number, as flowinv.distributions.draw.
-        bfloat16: whether the classifier computes in bfloat16 where PyTorch thinks it safe
-            (autocast): faster on recent processors. Transformations, densities and the loss stay in
+        autocast: whether the classifier computes in bfloat16 where PyTorch thinks it safe:
+            : faster on recent processors. Transformations, densities and the loss stay in
             the images' precision.
 
     Example:
@@ -65,8 +65,8 @@ class InvariantClassifier(nn.Module):
         guide: nn.Module,
         family: TransformFamily,
         original: bool = True,
-        draw: Callable[[dist.Distribution, int], Draw] = draw,
-        bfloat16: bool = False,
+        draw: Callable[[dist.TorchDistribution, int], Draw] = draw,
+        autocast: bool = False,
     ):
         super().__init__()
         self.classifier = classifier
@@ -74,10 +74,10 @@ class InvariantClassifier(nn.Module):
         self.family = family
         self.original = original
         self.draw = draw
-        self.bfloat16 = bfloat16
+        self.autocast = autocast
 
     def extra_repr(self) -> str:
-        return f"original={self.original}, bfloat16={self.bfloat16}"
+        return f"original={self.original}, autocast={self.autocast}"
 
     @classmethod
     def build(
@@ -112,7 +112,7 @@ class InvariantClassifier(nn.Module):
 
     def classify(self, images: Tensor) -> Tensor:
         """f's logits of images as they are: (B, classes)."""
-        if not self.bfloat16:
+        if not self.autocast:
             return self.classifier(images)
         with torch.autocast(images.device.type, torch.bfloat16):
             return self.classifier(images).to(images.dtype)

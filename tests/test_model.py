@@ -235,7 +235,7 @@ def test_in_bfloat16_only_the_classifier_is_less_exact(images, labels):
     """The loss is near, and what the flow and the warp compute is the same to the last bit."""
     exact, half = build("flow"), build("flow")
     half.load_state_dict(exact.state_dict())
-    half.bfloat16 = True
+    half.autocast = True
     latent, terms = [], []
     for model in (exact, half):
         model.classifier.register_forward_pre_hook(lambda module, args: latent.append(args[0]))

@@ -1,6 +1,6 @@
 """Conditional distributions over the box [−1, 1]^D: monotone maps, layers, bases, flows."""
 
-from .bases import GaussianBase, MixtureBase, UniformBase
+from .bases import Base, GaussianBase, MixtureBase, UniformBase
 from .box import (
     BoxDistribution,
     Draw,
@@ -12,13 +12,14 @@ from .box import (
     draw,
 )
 from .flow import ConditionalFlow, FlowDistribution, coupling_flow, mixture_flow, spline_flow
-from .layers import ConditionalLayer, MaskedLinear, MaskedNetwork, ToBox, ToLine
-from .univariate import BOX, LINE, Affine, Mapped, Space, Spline, wrap
+from .layers import ConditionalLayer, Layer, MaskedLinear, MaskedNetwork, ToBox, ToLine
+from .univariate import BOX, LINE, Affine, Mapped, Space, Spline, Univariate, wrap
 
 __all__ = [
     "BOX",
     "LINE",
     "Affine",
+    "Base",
     "BoxDistribution",
     "ConditionalFlow",
     "ConditionalLayer",
@@ -27,6 +28,7 @@ __all__ = [
     "Gaussian",
     "GaussianBase",
     "GaussianMixture",
+    "Layer",
     "Mapped",
     "MaskedLinear",
     "MaskedNetwork",
@@ -39,6 +41,7 @@ __all__ = [
     "Uniform",
     "UniformBase",
     "UniformMixture",
+    "Univariate",
     "coupling_flow",
     "draw",
     "mixture_flow",

@@ -34,7 +34,7 @@ class Draw(NamedTuple):
     weights: Tensor
 
 
-def draw(q: dist.Distribution, samples: int) -> Draw:
+def draw(q: dist.TorchDistribution, samples: int) -> Draw:
     """Samples of q with their log-densities and weights: ``q.draw(samples)``, or what stands for it.
 
     Distributions that have no ``draw``, as those of other libraries, are reparametrised where they
@@ -55,11 +55,9 @@ def draw(q: dist.Distribution, samples: int) -> Draw:
     """
     if hasattr(q, "draw"):
         return q.draw(samples)
-    if q.has_rsample:
-        T = q.rsample((samples,))
-        return equally_weighted(T, q.log_prob(T))
-    T = q.sample((samples,))
-    return weighted_by_score(T, q.log_prob(T))
+    T = q(torch.Size((samples,)))
+    log_prob = q.log_prob(T)
+    return equally_weighted(T, log_prob) if q.has_rsample else weighted_by_score(T, log_prob)
 
 
 def equally_weighted(T: Tensor, log_prob: Tensor) -> Draw:

@@ -15,11 +15,12 @@ Rezende et al. 2020 (circular splines); Kingma et al. 2016 (sampling in one pass
 from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
-from .bases import GaussianBase, MixtureBase
+from .bases import Base, GaussianBase, MixtureBase
 from .box import BoxDistribution, Draw, draw
-from .layers import ConditionalLayer, ToBox, ToLine
+from .layers import ConditionalLayer, Layer, ToBox, ToLine
 from .univariate import Affine, Spline
 
 
@@ -35,15 +36,12 @@ class FlowDistribution(BoxDistribution):
         context: (…, C).
     """
 
-    def __init__(self, base: dist.TorchDistribution, layers: Sequence[nn.Module], context: Tensor):
+    def __init__(self, base: dist.TorchDistribution, layers: Sequence[Layer], context: Tensor):
         self.base = base
         self.layers = layers
         self.context = context
+        self.has_rsample = base.has_rsample
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:
-        return self.base.has_rsample
 
     def expand(self, batch_shape, _instance=None) -> "FlowDistribution":
         context = self.context.expand(*batch_shape, self.context.shape[-1])
@@ -73,7 +71,7 @@ class FlowDistribution(BoxDistribution):
 
     def _score(self, value: Tensor) -> Tensor:
         x = value
-        log_prob = 0.0
+        log_prob = torch.zeros((), dtype=x.dtype, device=x.device)
         for layer in reversed(self.layers):
             x, log_det = layer.inverse(x, self.context)
             log_prob = log_prob + log_det
@@ -104,7 +102,7 @@ class ConditionalFlow(nn.Module):
         True
     """
 
-    def __init__(self, base: nn.Module, layers: Sequence[nn.Module]):
+    def __init__(self, base: Base, layers: Sequence[Layer]):
         super().__init__()
         space = base.space
         for number, layer in enumerate(layers):
@@ -120,13 +118,14 @@ class ConditionalFlow(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, context: Tensor) -> FlowDistribution:
-        return FlowDistribution(self.base(context), list(self.layers), context)
+        layers: list[Layer] = list(self.layers)  # type: ignore[arg-type]
+        return FlowDistribution(self.base(context), layers, context)
 
 
 def spline_flow(
     dim: int,
     context_dim: int,
-    base: Callable[..., nn.Module] = GaussianBase,
+    base: Callable[..., Base] = GaussianBase,
     layers: int = 1,
     hidden: int = 64,
     bins: int = 12,
@@ -166,7 +165,7 @@ def spline_flow(
 def coupling_flow(
     dim: int,
     context_dim: int,
-    base: Callable[..., nn.Module] = GaussianBase,
+    base: Callable[..., Base] = GaussianBase,
     layers: int = 12,
     hidden: int = 64,
     **start,

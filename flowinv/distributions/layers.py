@@ -1,8 +1,7 @@
 """Invertible layers of D coefficients, whose parameters networks compute from the context.
 
-A layer is a module with ``forward(x, context)`` and ``inverse(y, context)``, which return the value
-and log |det| as ``Mapped``, and with the spaces that it leads from and to, ``domain`` and
-``codomain``.
+A layer goes both ways, ``forward(x, context)`` and ``inverse(y, context)``, and says which spaces it
+leads from and to. A new one is a subclass of ``Layer``.
 """
 
 import math
@@ -12,7 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .univariate import BOX, LINE, Mapped, Space
+from .univariate import BOX, LINE, Mapped, Space, Univariate
+
+
+class Layer(nn.Module):
+    """An invertible map of D coefficients, given a context: from ``domain`` to ``codomain``.
+
+    Both ways return the value (…, D) and their own log |det| (…).
+    """
+
+    domain: Space
+    codomain: Space
+
+    def forward(self, x: Tensor, context: Tensor) -> Mapped:
+        """y and log |det ∂y/∂x|, for x (…, D) and context (…, C)."""
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor, context: Tensor) -> Mapped:
+        """x and log |det ∂x/∂y|."""
+        raise NotImplementedError
 
 
 class MaskedLinear(nn.Linear):
@@ -50,6 +67,9 @@ class MaskedNetwork(nn.Module):
     Source: Germain et al. 2015.
     """
 
+    circle: Tensor | None
+    wrapping: Tensor
+
     def __init__(
         self,
         ranks: Sequence[int],
@@ -71,8 +91,8 @@ class MaskedNetwork(nn.Module):
         self.second = MaskedLinear(degree <= degree[:, None])
         self.third = MaskedLinear((degree <= rank[:, None]).repeat_interleave(count, 0))
         with torch.no_grad():  # start near the identity: larger networks diverge in a few steps
-            self.third.weight *= 0.01
-            self.third.bias *= 0.01
+            self.third.weight.mul_(0.01)
+            self.third.bias.mul_(0.01)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """h(x, context), (…, D, P), for x (…, D) and a context whose shape broadcasts to (…, C)."""
@@ -88,7 +108,7 @@ class MaskedNetwork(nn.Module):
         return torch.cat([torch.where(self.circle, angle.cos(), x), sines], -1)
 
 
-class ConditionalLayer(nn.Module):
+class ConditionalLayer(Layer):
     """Each coefficient by a univariate function, whose parameters see those of lower rank::
 
         y_d = τ(x_d; h_d(x of lower rank, context)),      log |det ∂y/∂x| = Σ_d log τ′(x_d).
@@ -115,10 +135,10 @@ class ConditionalLayer(nn.Module):
     """
 
     def __init__(
-        self, univariate: nn.Module, ranks: Sequence[int], context_dim: int, hidden: int = 64
+        self, univariate: Univariate, ranks: Sequence[int], context_dim: int, hidden: int = 64
     ):
         super().__init__()
-        space: Space = univariate.space
+        space = univariate.space
         self.univariate = univariate
         self.passes = max(ranks) + 1
         self.domain = self.codomain = space
@@ -137,7 +157,7 @@ class ConditionalLayer(nn.Module):
         return Mapped(x, log_slope.sum(-1))
 
 
-class ToBox(nn.Module):
+class ToBox(Layer):
     """From the line to the box, T = tanh x; coefficients on the circle are there already.
 
     The box's very edge, which rounding can reach, has a finite inverse.
@@ -149,6 +169,8 @@ class ToBox(nn.Module):
         >>> ToBox()(torch.tensor([[0.0, 20.0]])).value
         tensor([[0., 1.]])
     """
+
+    periodic: Tensor | None
 
     def __init__(self, periodic: Sequence[bool] | None = None):
         super().__init__()
@@ -175,7 +197,7 @@ class ToBox(nn.Module):
         return there if self.periodic is None else torch.where(self.periodic, elsewhere, there)
 
 
-class ToLine(nn.Module):
+class ToLine(Layer):
     """From the box to the line, x = artanh T: what ``ToBox()`` does, the other way round."""
 
     domain = BOX

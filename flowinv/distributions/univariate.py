@@ -2,7 +2,7 @@
 
 A function owns the number of parameters that it takes for each coefficient (``count``), the space
 that it maps onto itself (``space``), and goes both ways: ``forward(x, params)`` and
-``inverse(y, params)``. A new one is a class with these four.
+``inverse(y, params)``. A new one is a subclass of ``Univariate`` with these four.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,26 @@ class Mapped(NamedTuple):
     log_slope: Tensor
 
 
-class Affine(nn.Module):
+class Univariate(nn.Module):
+    """A monotone function of one coefficient: ``count``, ``space``, ``forward`` and ``inverse``.
+
+    Both ways return the value and the logarithm of their own slope, for values (…, D) and
+    parameters (…, D, count). Zeros should give the identity, so that new layers start near it.
+    """
+
+    count: int
+    space: Space
+
+    def forward(self, x: Tensor, params: Tensor) -> Mapped:
+        """y and log dy/dx."""
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor, params: Tensor) -> Mapped:
+        """x and log dx/dy."""
+        raise NotImplementedError
+
+
+class Affine(Univariate):
     """The affine function of the line onto itself::
 
         y = x · exp(s) + t,      log dy/dx = s.
@@ -109,7 +128,7 @@ class Bin(NamedTuple):
     right: Tensor
 
 
-class Spline(nn.Module):
+class Spline(Univariate):
     """A monotone rational-quadratic spline from [−1, 1] onto itself.
 
     Between two knots, with z = (x − x_k) / w, s = h / w and slopes δ_k, δ_{k+1} at the knots::
@@ -134,6 +153,7 @@ class Spline(nn.Module):
         tensor([-1.0000, -0.5000,  0.0000,  0.5000,  1.0000])
     """
 
+    periodic: Tensor | None
     MIN_SIZE = 1e-3  # the least width and height of a bin, as a share of the box's
     MAX_LOG_SLOPE = 6.0  # of the slopes at the knots
 
@@ -156,16 +176,12 @@ class Spline(nn.Module):
         s = at.height / at.width
         denominator = s + (at.right + at.left - 2 * s) * z * (1 - z)
         y = at.y + at.height * (s * z**2 + at.left * z * (1 - z)) / denominator
-        y = y.clamp(-1, 1)
-        if turn is not None:
-            y = torch.where(self.periodic, wrap(y + turn), y)
-        return Mapped(y, self._slope(at, z).log())
+        return Mapped(self._turned(y.clamp(-1, 1), turn), self._slope(at, z).log())
 
     def inverse(self, y: Tensor, params: Tensor) -> Mapped:
         """x and log dx/dy."""
         sizes, slopes, turn = self._knots(params)
-        if turn is not None:
-            y = torch.where(self.periodic, wrap(y - turn), y)
+        y = self._turned(y, -turn)
         at = self._find(y, sizes, slopes, axis=1)
         # Of equation 4, solved for z: the root of a z² + b z + c in the form that does not cancel.
         s = at.height / at.width
@@ -186,13 +202,15 @@ class Spline(nn.Module):
         denominator = s + (at.right + at.left - 2 * s) * z * (1 - z)
         return numerator / denominator**2
 
-    def _knots(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _turned(self, y: Tensor, turn: Tensor) -> Tensor:
+        return y if self.periodic is None else torch.where(self.periodic, wrap(y + turn), y)
+
+    def _knots(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sizes of the bins (…, 2, K), along x and y; slopes (…, K + 1) at the knots; the turn."""
         K = self.bins
         sizes, slopes = params.split([2 * K, K + 1], -1)
-        turn = None
+        turn = slopes[..., K]  # of the periodic ones; of the others it is a slope
         if self.periodic is not None:
-            turn = torch.where(self.periodic, slopes[..., K], 0.0)
             last = torch.where(self.periodic, slopes[..., 0], slopes[..., K])
             slopes = torch.cat([slopes[..., :K], last.unsqueeze(-1)], -1)
         share = sizes.unflatten(-1, (2, K)).softmax(-1)
