@@ -1,4 +1,4 @@
-"""Laws of the data: whole and right, or a clear word and nothing half written."""
+"""Laws of the data: whole and right, or a clear word and nothing half written; and turns known."""
 
 import io
 import shutil
@@ -12,14 +12,53 @@ import torch
 import torchvision
 from PIL import Image
 
-from flowinv.data import catalogue as data
+from flowinv import data
+from flowinv.data import DataError, Dataset, Split, catalogue, mario_iggy, mario_poses, sprites
 from flowinv.transforms import FAMILIES
+
+rotation = FAMILIES["rotation"]
+
+
+def as_bytes(images):
+    """What was loaded, in a file's bytes and order of axes."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def sums(arrays):
+    return tuple(catalogue.sha256(arrays[key]) for key in catalogue.ARRAYS)
+
+
+def turned_by(angles):
+    """Angles by their size: −350° and 10° are one turn."""
+    return (180 - (180 - angles) % 360).abs()
+
+
+def turned_back(split):
+    return rotation.warp(split.images, -split.angles[:, None] / 180)
+
+
+def same(a, b):
+    """Whether two data sets hold the same images, labels and angles, and say the same."""
+    for split in ("train", "validation", "test"):
+        one = getattr(a, split)
+        other = getattr(b, split)
+        if not torch.equal(one.images, other.images) or not torch.equal(one.labels, other.labels):
+            return False
+        if one.angles is not other.angles and not torch.equal(one.angles, other.angles):
+            return False
+    return str(a) == str(b)
+
+
+@pytest.fixture
+def digits():
+    return data.load("mnist", sample=True).joined()
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWINV_DATA", str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("FLOWINV_DATA", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -32,9 +71,20 @@ def small(monkeypatch):
         "test_images": rng.integers(0, 256, (20, 28, 28), np.uint8),
         "test_labels": np.arange(20, dtype=np.uint8) % 10,
     }
-    monkeypatch.setitem(
-        data.SHA256, "mnist", tuple(data._sha256(arrays[key]) for key in data.ARRAYS)
-    )
+    monkeypatch.setitem(catalogue.SHA256, "mnist", sums(arrays))
+    return arrays
+
+
+@pytest.fixture
+def photos(monkeypatch):
+    """Arrays that stand in for CIFAR-10: few colours, so that the sheets are small."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (200, 1, 1, 3), np.uint8).repeat(32, 1).repeat(32, 2)
+    images[:, 3, 5:9] = 7
+    labels = rng.integers(0, 10, 200, np.uint8)
+    parts = (images[:100], labels[:100], images[100:], labels[100:])
+    arrays = dict(zip(catalogue.ARRAYS, parts))
+    monkeypatch.setitem(catalogue.SHA256, "cifar10", sums(arrays))
     return arrays
 
 
@@ -44,39 +94,30 @@ def no_network(monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", refuse)
+    monkeypatch.setattr(sprites, "download_url", refuse)
 
 
-def test_the_sample_is_balanced_and_scaled():
-    digits = data.load("mnist", sample=True).joined()
-    assert digits.train.images.shape == (10000, 1, 28, 28) and digits.test.images.shape == (
-        2000,
-        1,
-        28,
-        28,
-    )
-    assert torch.bincount(digits.train.labels).tolist() == [1000] * 10
-    assert digits.train.images.min() == 0 and digits.train.images.max() == 1
-    assert "embedded sample" in str(digits)
+def mnist_of(arrays):
+    """What torchvision would give for a download of these arrays."""
+
+    class Fake:
+        def __init__(self, root, train, download):
+            split = "train" if train else "test"
+            self.data = torch.from_numpy(arrays[f"{split}_images"])
+            self.targets = torch.from_numpy(arrays[f"{split}_labels"]).long()
+
+    return Fake
 
 
-def test_only_renumbers_the_classes_it_keeps():
-    digits = data.load("mnist", sample=True).joined()
-    some = digits.only([6, 1])
-    assert some.classes == ("6", "1") and len(some.train.labels) == 2000
-    assert torch.equal(
-        some.test.images[some.test.labels == 0], digits.test.images[digits.test.labels == 6]
-    )
-    with pytest.raises(ValueError, match="classes: expected numbers from 0 to 9"):
-        digits.only([11])
+# The catalogue: the cache, downloads and samples.
 
 
 def test_a_cached_file_is_read(cache, small):
     np.savez_compressed(cache / "mnist.npz", **small)
-    digits = data.load("mnist").joined()
-    assert (digits.train.images[:, 0] * 255).round().byte().numpy().tolist() == small[
-        "train_images"
-    ].tolist()
-    assert str(digits).startswith("MNIST: 30 training and 20 test images of 10 classes")
+    read = data.load("mnist").joined()
+    assert np.array_equal(as_bytes(read.train.images)[..., 0], small["train_images"])
+    assert np.array_equal(read.test.labels, small["test_labels"])
+    assert str(read).startswith("MNIST: 30 training and 20 test images of 10 classes (0, 1,")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -87,16 +128,9 @@ def test_a_file_changed_by_one_byte_is_refused(cache, small, save, where):
     content = bytearray(path.read_bytes())
     content[int(len(content) * where)] ^= 1
     path.write_bytes(content)
-    with pytest.raises(data.DataError, match="is damaged .*delete the file") as error:
+    with pytest.raises(DataError, match="is damaged .*delete the file") as error:
         data.load("mnist")
     assert "\n" not in str(error.value)
-
-
-def test_arrays_that_are_whole_but_wrong_are_refused(cache, small):
-    small["test_images"][7, 3, 3] ^= 1
-    np.savez(cache / "mnist.npz", **small)
-    with pytest.raises(data.DataError, match="test_images has SHA-256"):
-        data.load("mnist")
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
@@ -105,15 +139,17 @@ def test_a_file_cut_short_is_refused(cache, small, share):
     np.savez(path, **small)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(data.DataError, match="is damaged") as error:
+    with pytest.raises(DataError, match="is damaged") as error:
         data.load("mnist")
     assert "\n" not in str(error.value)
 
 
-def test_a_file_mended_after_an_error_is_read(cache, small):
+def test_arrays_that_are_whole_but_wrong_are_refused_until_the_file_is_mended(cache, small):
     path = cache / "mnist.npz"
-    path.write_bytes(b"nonsense")
-    with pytest.raises(data.DataError):
+    wrong = small["test_images"].copy()
+    wrong[7, 3, 3] ^= 1
+    np.savez(path, **small | {"test_images": wrong})
+    with pytest.raises(DataError, match="test_images has SHA-256"):
         data.load("mnist")
     np.savez(path, **small)
     data.load("mnist")
@@ -122,260 +158,361 @@ def test_a_file_mended_after_an_error_is_read(cache, small):
 def test_nothing_is_unpickled(cache, small):
     small["train_labels"] = np.array([{"a": 1}], dtype=object)
     np.savez(cache / "mnist.npz", **small)
-    with pytest.raises(data.DataError, match="is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         data.load("mnist")
 
 
 def test_without_network_the_error_names_the_file_the_ways_and_the_sample(cache, no_network):
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(DataError) as error:
         data.load("mnist")
     message = str(error.value)
     assert "\n" not in message
-    for part in (
-        str(cache / "mnist.npz"),
-        "no route to host",
-        "with a network",
-        "copy mnist.npz",
-        "sample=True",
-    ):
-        assert part in message
+    assert f"{cache / 'mnist.npz'} is missing" in message and "no route to host" in message
+    for way in ("with a network", "copy mnist.npz", "sample=True"):
+        assert way in message
     assert list(cache.iterdir()) == []
 
 
 def test_a_download_is_checked_and_cached(cache, small, monkeypatch):
-    class Fake:
-        def __init__(self, root, train, download):
-            split = "train" if train else "test"
-            self.data = torch.from_numpy(small[f"{split}_images"])
-            self.targets = torch.from_numpy(small[f"{split}_labels"]).long()
-
-    monkeypatch.setattr(torchvision.datasets, "MNIST", Fake)
-    digits = data.load("mnist")
+    monkeypatch.setattr(torchvision.datasets, "MNIST", mnist_of(small))
+    first = data.load("mnist")
     assert [p.name for p in cache.iterdir()] == ["mnist.npz"]
     monkeypatch.delattr(torchvision.datasets, "MNIST")  # the second time the cache is enough
-    assert torch.equal(data.load("mnist").train.images, digits.train.images)
+    assert same(data.load("mnist"), first)
 
 
 def test_a_download_that_is_not_what_it_should_be_is_not_cached(cache, small, monkeypatch):
-    class Fake:
-        def __init__(self, root, train, download):
-            self.data, self.targets = (
-                torch.zeros(30, 28, 28, dtype=torch.uint8),
-                torch.zeros(30, dtype=torch.int64),
-            )
-
-    monkeypatch.setattr(torchvision.datasets, "MNIST", Fake)
-    with pytest.raises(data.DataError, match="SHA-256"):
+    wrong = small | {"test_labels": small["test_labels"][::-1].copy()}
+    monkeypatch.setattr(torchvision.datasets, "MNIST", mnist_of(wrong))
+    with pytest.raises(DataError, match="SHA-256.*the download is not what it should be"):
         data.load("mnist")
     assert list(cache.iterdir()) == []
 
 
-def test_an_unknown_data_set_and_a_missing_sample_are_named(cache):
-    with pytest.raises(
-        ValueError, match="unknown data set 'emnist': expected one of mnist, fashion_mnist, cifar10"
-    ):
-        data.load("emnist")
-    with pytest.raises(
-        data.DataError, match="fashion_mnist has no embedded sample.*or one of mnist, cifar10"
-    ):
-        data.load("fashion_mnist", sample=True)
-
-
-@pytest.mark.parametrize("name", list(data.SAMPLE_SHA256))
-@pytest.mark.skipif(
-    not all(data.cache_file(name).exists() for name in data.SAMPLE_SHA256),
-    reason="needs MNIST and CIFAR-10 in the cache",
-)
-def test_the_sample_is_drawn_from_the_full_set(name):
-    drawn = data.draw_sample(name)
-    assert tuple(data._sha256(drawn[key]) for key in data.ARRAYS) == data.SAMPLE_SHA256[name]
-
-
-def test_a_sample_is_read_as_it_was_written(tmp_path, monkeypatch):
-    """Colour images as lossless sheets: 100 tiles in two rows of 50."""
-    rng = np.random.default_rng(0)
-    images = np.broadcast_to(
-        rng.integers(0, 256, (200, 1, 1, 3), np.uint8), (200, 32, 32, 3)
-    ).copy()
-    images[:, 3, 5:9] = 7
-    labels = rng.integers(0, 10, 200, np.uint8)
-    arrays = dict(zip(data.ARRAYS, (images[:100], labels[:100], images[100:], labels[100:])))
-    monkeypatch.setattr(data, "draw_sample", lambda name: dict(arrays))
-    monkeypatch.setattr(data, "SAMPLES", tmp_path)
-    monkeypatch.setitem(
-        data.SAMPLE_SHA256, "cifar10", tuple(data.write_sample("cifar10", tmp_path))
-    )
-    read = data.load("cifar10", sample=True).joined()
-    assert torch.equal(
-        (read.train.images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[:100])
-    )
-    (tmp_path / "cifar10-test_images.webp").unlink()
-    data._read.cache_clear()
-    with pytest.raises(data.DataError, match="install flowinv again"):
-        data.load("cifar10", sample=True)
-
-
-def same(a, b):
-    """Whether two data sets hold the same images, labels and angles, and say the same."""
-    for split in ("train", "validation", "test"):
-        for kind in ("images", "labels", "angles"):
-            x, y = (getattr(getattr(data, split), kind) for data in (a, b))
-            if not (x is y is None or torch.equal(x, y)):
-                return False
-    return str(a) == str(b)
-
-
-def test_a_tenth_of_the_training_images_is_held_out_and_comes_back_to_its_places(cache, small):
-    np.savez(cache / "mnist.npz", **small)
-    digits = data.load("mnist")
-    pixels = (torch.cat([digits.train.images, digits.validation.images]) * 255).round().byte()
-    whole = torch.from_numpy(small["train_images"])[:, None]
-    assert len(digits.validation) == 3 and len(digits.train) == 27
-    assert "27 training, 3 validation and 20 test images" in str(digits)
-    assert torch.equal(pixels.flatten(1).unique(dim=0), whole.flatten(1).unique(dim=0))
-    joined = digits.joined()
-    assert torch.equal((joined.train.images * 255).round().byte(), whole)
-    assert joined.train.labels.tolist() == small["train_labels"].tolist()
-    assert len(joined.validation) == 0 and same(joined.held_out(), digits)
-    assert same(joined.joined(), joined)
-    assert not same(joined.held_out(seed=1), digits)
-    with pytest.raises(ValueError, match=r"expected a share in \[0, 1\)"):
-        digits.held_out(1.0)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda digits: digits.rotated(),
-        lambda digits: digits.only([6, 1]),
-        lambda digits: digits.only([6, 1]).rotated(50).rotated(20, seed=1),
-    ],
-)
-def test_a_version_of_the_data_is_the_same_whether_joined_before_or_after(change):
-    digits = data.load("mnist", sample=True).first(400, 100)
-    assert len(digits.validation) == 45
-    assert same(change(digits).joined(), change(digits.joined()))
-
-
-def test_colour_images_of_the_sample_are_channels_first():
-    sample = data.load("cifar10", sample=True).joined()
-    assert sample.train.images.shape == (2000, 3, 32, 32) and sample.test.images.shape == (
-        1000,
-        3,
-        32,
-        32,
-    )
-    assert torch.bincount(sample.test.labels).tolist() == [100] * 10
-    sky = sample.train.images[sample.train.labels == 0][..., :4, :].mean((0, 2, 3))
-    assert sky[2] > sky[0] + 0.03  # above aeroplanes it is more blue than red
-
-
-def test_cifar10_is_read_from_the_version_without_pickles(cache, monkeypatch):
+def test_cifar10_is_read_from_the_version_without_pickles(cache, photos, monkeypatch):
     """One label, then red, green and blue planes: a tar of six files in that format, made here."""
-    rng = np.random.default_rng(0)
-    images, labels = (
-        rng.integers(0, 256, (60, 32, 32, 3), np.uint8),
-        rng.integers(0, 10, 60, np.uint8),
-    )
-    arrays = dict(zip(data.ARRAYS, (images[:50], labels[:50], images[50:], labels[50:])))
-    monkeypatch.setitem(
-        data.SHA256, "cifar10", tuple(data._sha256(arrays[key]) for key in data.ARRAYS)
-    )
+    names = [f"data_batch_{i}" for i in range(1, 6)]
+    parts = dict(zip(names, range(0, 100, 20))) | {"test_batch": 100}
+    images = np.concatenate([photos["train_images"], photos["test_images"]])
+    labels = np.concatenate([photos["train_labels"], photos["test_labels"]])
 
     def download(url, folder, filename):
         assert url.endswith("cifar-10-binary.tar.gz")
         with tarfile.open(Path(folder) / filename, "w:gz") as tar:
-            for i, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
-                part = slice(10 * i, 10 * i + 10)
-                planes = images[part].transpose(0, 3, 1, 2).reshape(10, -1)
+            for name, start in parts.items():
+                part = slice(start, 200 if name == "test_batch" else start + 20)
+                planes = images[part].transpose(0, 3, 1, 2).reshape(-1, 3 * 32 * 32)
                 raw = np.concatenate([labels[part, None], planes], 1).tobytes()
                 member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
                 member.size = len(raw)
                 tar.addfile(member, io.BytesIO(raw))
 
-    monkeypatch.setattr(data, "download_url", download)
-    loaded = data.load("cifar10")
-    assert torch.equal(
-        (loaded.test.images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images[50:])
-    )
-    assert loaded.classes[3] == "cat" and (cache / "cifar10.npz").exists()
-    monkeypatch.setattr(
-        data, "download_url", lambda *args: (Path(args[1]) / args[2]).write_bytes(b"not a tar")
-    )
-    (cache / "cifar10.npz").unlink()
-    with pytest.raises(data.DataError, match="CIFAR-10 could not be downloaded"):
+    monkeypatch.setattr(catalogue, "download_url", download)
+    loaded = data.load("cifar10").joined()
+    assert np.array_equal(as_bytes(loaded.train.images), photos["train_images"])
+    assert np.array_equal(as_bytes(loaded.test.images), photos["test_images"])
+    assert loaded.classes[3] == "cat" and [p.name for p in cache.iterdir()] == ["cifar10.npz"]
+
+
+def test_a_download_that_is_no_archive_is_not_cached(cache, monkeypatch):
+    def download(url, folder, filename):
+        (Path(folder) / filename).write_bytes(b"not a tar")
+
+    monkeypatch.setattr(catalogue, "download_url", download)
+    with pytest.raises(DataError, match="CIFAR-10 could not be downloaded"):
         data.load("cifar10")
     assert list(cache.iterdir()) == []
 
 
-def test_a_long_tail_falls_evenly_in_its_logarithm_and_is_fixed_by_its_seed():
-    digits = data.load("mnist", sample=True).joined()
-    tail = digits.long_tail(ratio=10)
-    sizes = tail.train.labels.bincount().double()
-    assert sizes[0] == 1000 and sizes[-1] == 100
-    assert torch.allclose(sizes[1:] / sizes[:-1], torch.tensor(10 ** (-1 / 9)).double(), atol=0.01)
-    assert torch.equal(tail.test.images, digits.test.images)
-    assert torch.equal(tail.train.images, digits.long_tail().train.images)
-    assert not torch.equal(tail.train.images[:100], digits.long_tail(seed=1).train.images[:100])
-    with pytest.raises(ValueError, match="expected a ratio of 1 or more"):
-        digits.long_tail(0.5)
+def test_an_unknown_data_set_and_a_missing_sample_are_named(cache):
+    with pytest.raises(ValueError, match="'emnist': expected one of mnist, fashion_mnist, cifar10"):
+        data.load("emnist")
+    with pytest.raises(DataError, match="no embedded sample.*or one of mnist, cifar10"):
+        data.load("fashion_mnist", sample=True)
 
 
-def test_rotations_are_fixed_by_their_seed_and_known():
-    ones = data.load("mnist", sample=True).joined().only([1])
-    turned = ones.rotated(90)
-    again = FAMILIES["rotation"].warp(turned.test.images, -turned.test.angles[:, None] / 180)
-    assert (
-        (again - ones.test.images).abs().mean()
-        < 0.02
-        < (turned.test.images - ones.test.images).abs().mean()
-    )
-    assert turned.train.angles.abs().max() <= 90 and turned.train.angles.std() > 40
-    assert torch.equal(turned.train.images, ones.rotated(90).train.images)
-    assert not torch.equal(turned.train.angles, ones.rotated(90, seed=1).train.angles)
-    assert torch.equal(turned.only([0]).test.angles, turned.test.angles)
-    twice = turned.rotated(180, seed=2)
-    again = FAMILIES["rotation"].warp(twice.test.images, -twice.test.angles[:, None] / 180)
-    assert (again - ones.test.images).abs().mean() < 0.03 and twice.test.angles.abs().max() <= 180
-    with pytest.raises(ValueError, match=r"expected degrees in \(0, 180\]"):
-        ones.rotated(0)
-    assert str(ones.rotated()).startswith("MNIST (embedded sample), rotated by up to ±180°: 1,000")
-    with pytest.raises(ValueError, match="and two classes"):
-        ones.long_tail()
+@pytest.mark.parametrize(
+    ("name", "shape", "train", "test"),
+    [("mnist", (1, 28, 28), 1000, 200), ("cifar10", (3, 32, 32), 200, 100)],
+)
+def test_the_sample_is_balanced_and_scaled(name, shape, train, test):
+    sample = data.load(name, sample=True).joined()
+    assert sample.train.labels.bincount().tolist() == [train] * 10
+    assert sample.test.labels.bincount().tolist() == [test] * 10
+    assert sample.train.images.shape == (10 * train, *shape)
+    assert sample.train.images.min() == 0 and sample.train.images.max() == 1
+    assert "embedded sample" in str(sample)
+
+
+def test_colour_images_are_channels_first():
+    train = data.load("cifar10", sample=True).train
+    sky = train.images[train.labels == 0][..., :4, :].mean((0, 2, 3))
+    assert sky[2] > sky[0] + 0.03  # above aeroplanes it is more blue than red
+
+
+@pytest.mark.parametrize("name", list(catalogue.SAMPLE_SHA256))
+@pytest.mark.skipif(
+    not all(data.cache_file(name).exists() for name in catalogue.SAMPLE_SHA256),
+    reason="needs MNIST and CIFAR-10 in the cache",
+)
+def test_the_sample_is_drawn_from_the_full_set(name):
+    assert sums(catalogue.draw_sample(name)) == catalogue.SAMPLE_SHA256[name]
+
+
+def test_a_sample_is_read_as_it_was_written(tmp_path, photos, monkeypatch):
+    """Colour images as lossless sheets: 100 tiles in two rows of 50."""
+    monkeypatch.setattr(catalogue, "draw_sample", lambda name: dict(photos))
+    monkeypatch.setattr(catalogue, "SAMPLES", tmp_path)
+    written = catalogue.write_sample("cifar10", tmp_path)
+    monkeypatch.setitem(catalogue.SAMPLE_SHA256, "cifar10", written)
+    read = data.load("cifar10", sample=True).joined()
+    assert np.array_equal(as_bytes(read.train.images), photos["train_images"])
+    (tmp_path / "cifar10-test_images.webp").unlink()
+    catalogue._read.cache_clear()
+    with pytest.raises(DataError, match="install flowinv again"):
+        data.load("cifar10", sample=True)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Two classes, red and blue, of pictures that are not square."""
-    for split, count in (("train", 3), ("test", 2)):
-        for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+    for split, count in (("train", 5), ("test", 2)):
+        for name in ("blue", "red"):
             (tmp_path / "own" / split / name).mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (60, 40), colour).save(
-                    tmp_path / "own" / split / name / f"{i}.png"
-                )
+                path = tmp_path / "own" / split / name / f"{i}.png"
+                Image.new("RGB", (60, 40), name).save(path)
     return tmp_path / "own"
 
 
 def test_a_folder_of_images_is_a_data_set(folder):
-    own = data.load_folder(folder, size=24).joined()
-    assert (
-        own.train.images.shape == (6, 3, 24, 24)
-        and own.classes == ("blue", "red")
-        and own.title == "own"
-    )
-    assert own.test.labels.tolist() == [0, 0, 1, 1]
+    own = data.load_folder(folder, size=24)
+    assert str(own) == "own: 9 training, 1 validation and 4 test images of 2 classes (blue, red)"
+    assert own.train.images.shape == (9, 3, 24, 24)
+    assert own.joined().train.labels.tolist() == [0] * 5 + [1] * 5
     assert torch.equal(own.test.images[2].amax((1, 2)), torch.tensor([1.0, 0, 0]))
+
+
+def test_a_folder_of_validation_images_is_used_and_joins_at_the_end(folder):
+    shutil.copytree(folder / "test", folder / "validation")
+    own = data.load_folder(folder, size=24)
+    assert len(own.train) == 10 and torch.equal(own.validation.images, own.test.images)
+    joined = own.joined().train
+    assert torch.equal(joined.images[:10], own.train.images)
+    assert torch.equal(joined.images[10:], own.test.images)
 
 
 def test_a_folder_that_is_none_is_a_one_line_error(folder):
     (folder / "test" / "red" / "0.png").write_text("no image")
-    with pytest.raises(data.DataError, match="test is not a folder of images") as error:
+    with pytest.raises(DataError, match="test is not a folder of images") as error:
         data.load_folder(folder)
     assert "\n" not in str(error.value)
     shutil.rmtree(folder / "test" / "red")
-    with pytest.raises(data.DataError, match="expected the same classes in train"):
+    with pytest.raises(DataError, match="expected the same classes in every split"):
         data.load_folder(folder)
     shutil.rmtree(folder / "test")
-    with pytest.raises(data.DataError, match="put them in .*/test/<class>/"):
+    with pytest.raises(DataError, match="put them in .*/test/<class>/"):
         data.load_folder(folder)
+
+
+# A data set and its splits.
+
+
+def test_a_split_unpacks_into_images_and_labels_and_picks_all_that_it_has():
+    split = Split(torch.rand(4, 1, 2, 2), torch.arange(4), angles=torch.arange(4.0))
+    images, labels = split
+    assert images is split.images and labels is split.labels and len(split) == 4
+    for index in (slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])):
+        part = split[index]
+        assert torch.equal(part.images, split.images[1:3])
+        assert part.labels.tolist() == part.angles.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="labels: expected as many as images, 4, got 3"):
+        Split(images, labels[:3])
+
+
+def test_a_tenth_of_the_training_images_is_held_out_and_returns_to_its_places(cache, small):
+    np.savez(cache / "mnist.npz", **small)
+    split = data.load("mnist")
+    assert len(split.train) == 27 and len(split.validation) == 3
+    assert "27 training, 3 validation and 20 test images" in str(split)
+    joined = split.joined()
+    assert np.array_equal(as_bytes(joined.train.images)[..., 0], small["train_images"])
+    assert np.array_equal(joined.train.labels, small["train_labels"])
+    assert len(joined.validation) == 0 and same(joined.joined(), joined)
+    assert same(joined.held_out(), split) and same(split.held_out(), split)
+    assert not same(joined.held_out(seed=1), split)
+    with pytest.raises(ValueError, match=r"expected a share in \[0, 1\)"):
+        joined.held_out(1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [Dataset.rotated, lambda d: d.only([6, 1]), lambda d: d.only([6, 1]).rotated(50).rotated(20)],
+)
+def test_versions_are_the_same_whether_validation_is_joined_before_or_after(change):
+    split = data.load("mnist", sample=True).first(400, 100)
+    assert same(change(split).joined(), change(split.joined()))
+
+
+def test_only_renumbers_the_classes_it_keeps(digits):
+    some = digits.only([6, 1])
+    assert some.classes == ("6", "1") and len(some.train) == 2000
+    sixes = digits.test.images[digits.test.labels == 6]
+    assert torch.equal(some.test.images[some.test.labels == 0], sixes)
+    with pytest.raises(ValueError, match="classes: expected numbers from 0 to 9"):
+        digits.only([11])
+
+
+def test_the_first_images_are_taken_of_every_split():
+    split = data.load("mnist", sample=True)
+    few = split.first(900, 50)
+    assert len(few.validation) == 100 and "the first 900 and 50" in few.title
+    for name in ("train", "validation", "test"):
+        part = getattr(few, name)
+        assert torch.equal(part.images, getattr(split, name).images[: len(part)])
+    with pytest.raises(ValueError, match="first: expected up to 9000 and 2000 images"):
+        split.first(9001, 50)
+
+
+def test_a_long_tail_falls_evenly_in_its_logarithm_and_is_fixed_by_its_seed(digits):
+    tail = digits.long_tail(ratio=10)
+    sizes = tail.train.labels.bincount().double()
+    assert sizes[0] == 1000 and sizes[-1] == 100
+    assert torch.allclose(sizes[1:] / sizes[:-1], torch.tensor(10 ** (-1 / 9)).double(), atol=0.01)
+    assert same(tail, digits.long_tail())
+    assert not same(tail, digits.long_tail(seed=1))
+    with pytest.raises(ValueError, match="expected a ratio of 1 or more"):
+        digits.long_tail(0.5)
+    with pytest.raises(ValueError, match="and two classes"):
+        digits.only([1]).long_tail()
+
+
+def test_a_long_tail_leaves_validation_and_test_whole():
+    split = data.load("mnist", sample=True)
+    tail = split.long_tail()
+    assert len(tail.train) < len(split.train) / 2
+    assert tail.validation is split.validation and tail.test is split.test
+
+
+def test_rotations_are_fixed_by_their_seed_and_known():
+    ones = data.load("mnist", sample=True).only([1])
+    turned = ones.rotated(90)
+    for name in ("train", "validation", "test"):
+        split = getattr(turned, name)
+        before = getattr(ones, name).images
+        assert (turned_back(split) - before).abs().mean() < 0.02
+        assert (split.images - before).abs().mean() > 0.02
+        assert split.angles.abs().max() <= 90 and split.angles.std() > 40
+    assert same(turned, ones.rotated(90)) and not same(turned, ones.rotated(90, seed=1))
+    twice = turned.rotated(180, seed=2).test
+    assert (turned_back(twice) - ones.test.images).abs().mean() < 0.03
+    assert twice.angles.abs().max() <= 180
+    assert "rotated by up to ±90°" in str(turned)
+    with pytest.raises(ValueError, match=r"expected degrees in \(0, 180\]"):
+        ones.rotated(0)
+
+
+# Mario-Iggy.
+
+
+@pytest.fixture
+def originals(monkeypatch):
+    """Two pictures that stand in for Mario and Iggy, with their sums in place."""
+    pictures = {}
+    for seed, name in enumerate(("mario", "iggy")):
+        pictures[name] = np.random.default_rng(seed).random((1, 3, 32, 32))
+        monkeypatch.setitem(sprites.SHA256, name, catalogue.sha256(pictures[name]))
+    return pictures
+
+
+@pytest.mark.parametrize(("degrees", "modes"), [(45, 1), (90, 1), (30, 3), (45, 2)])
+def test_every_image_is_its_picture_turned_within_reach_of_a_pose_of_its_class(degrees, modes):
+    test = mario_iggy(degrees, modes, train=50, test=2000, sample=True).test
+    off = turned_by(test.angles[:, None] - mario_poses(modes)[test.labels]).amin(1)
+    assert off.max() <= degrees + 1e-3 and off.mean().item() == pytest.approx(degrees / 2, rel=0.1)
+    assert test.labels.bincount().tolist() == [500] * 4
+    upright = sprites._sprites().images[test.labels // 2]
+    assert (turned_back(test) - upright).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("modes", [1, 2, 3, 4])
+def test_poses_of_upright_and_upside_down_alternate_round_the_circle(modes):
+    poses = mario_poses(modes)
+    assert torch.equal(poses[:2], poses[2:])
+    both = poses[:2].flatten().sort().values
+    assert torch.allclose(both.diff(), torch.full((2 * modes - 1,), 180 / modes))
+    assert (both.abs() <= 180).all() and 0 in poses[0]
+    owner = [pose.item() in poses[0].tolist() for pose in both]
+    assert all(one != other for one, other in zip(owner, owner[1:]))
+
+
+def test_the_seed_fixes_mario_iggy_and_validation_changes_nothing_else():
+    first = mario_iggy(train=40, test=20, sample=True)
+    assert same(first, mario_iggy(train=40, test=20, sample=True))
+    assert not same(first, mario_iggy(train=40, test=20, seed=1, sample=True))
+    more = mario_iggy(train=40, test=20, sample=True, validation=8)
+    assert len(more.validation) == 8 and "40 training, 8 validation and 20 test" in str(more)
+    assert torch.equal(more.train.images, first.train.images)
+    assert torch.equal(more.test.images, first.test.images)
+
+
+def test_the_sprites_are_two_and_upside_down_they_are_others():
+    images = sprites._sprites().images
+    assert images.shape == (2, 3, 32, 32) and 0 <= images.min() and images.max() <= 1
+    poses = torch.cat([images, images.rot90(2, (2, 3))])
+    differences = (poses[:, None] - poses[None]).abs().mean((2, 3, 4)) + torch.eye(4)
+    assert differences.min() > 0.03
+    # Nothing is lost in the corners.
+    assert images[..., 0, :].max() < 0.1 and images[..., 0, :2].max() == 0
+
+
+def test_originals_come_from_the_cache(cache, originals):
+    np.savez(cache / "mario_iggy.npz", **originals)
+    images = mario_iggy(train=10, test=10)
+    assert str(images).startswith("Mario-Iggy (original images), ±45°: 10 training")
+    assert images.classes[0] == "Mario up"
+    np.savez(cache / "mario_iggy.npz", mario=originals["mario"] + 1e-9, iggy=originals["iggy"])
+    with pytest.raises(DataError, match="is damaged .mario has SHA-256.*delete the file"):
+        mario_iggy(train=10, test=10)
+
+
+def test_originals_are_downloaded_checked_and_cached(cache, originals, monkeypatch):
+    def download(url, folder, filename):
+        assert url == sprites.URL
+        np.savez(Path(folder) / filename, **originals)
+
+    monkeypatch.setattr(sprites, "download_url", download)
+    assert "original images" in mario_iggy(train=10, test=10).title
+    assert [p.name for p in cache.iterdir()] == ["mario_iggy.npz"]
+
+
+def test_originals_that_are_not_what_they_should_be_are_not_taken(cache, monkeypatch):
+    def download(url, folder, filename):
+        np.savez(Path(folder) / filename, mario=np.ones(3), iggy=np.ones(3))
+
+    monkeypatch.setattr(sprites, "download_url", download)
+    with pytest.raises(DataError, match="the download is not what it should be"):
+        mario_iggy(train=10, test=10)
+    assert list(cache.iterdir()) == []
+
+
+def test_without_network_the_sprites_stand_in_and_the_title_says_so(cache, no_network):
+    images = mario_iggy(train=10, test=10)
+    assert "this project's sprites" in str(images) and images.classes[0] == "rocket up"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"modes": 0},
+        {"degrees": 0},
+        {"degrees": 31, "modes": 3},
+        {"train": 0},
+        {"validation": -1},
+    ],
+)
+def test_what_mario_iggy_cannot_be_is_a_one_line_error(bad):
+    expected = "mario_iggy: expected modes, train and test of 1 or more"
+    with pytest.raises(ValueError, match=expected) as error:
+        mario_iggy(**bad, sample=True)
+    assert "\n" not in str(error.value)

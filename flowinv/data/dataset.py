@@ -12,13 +12,12 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from ..bases import wrap
 from ..transforms import FAMILIES
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Images with their labels; it unpacks into these two, so that ``fit(model, *split, settings)`` reads.
+    """Images with their labels, into which it unpacks: ``fit(model, *data.train, settings)``.
 
     Args:
         images: (N, C, H, W), float32 in [0, 1].
@@ -119,25 +118,27 @@ class Dataset:
 
         Example:
             >>> from flowinv.data import load
-            >>> load("mnist", sample=True).joined()
-            MNIST (embedded sample): 10,000 training and 2,000 test images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+            >>> load("mnist", sample=True).joined().only([1, 6])
+            MNIST (embedded sample): 2,000 training and 400 test images of 2 classes (1, 6)
         """
+        train = self.train
+        validation = self.validation
         order = self._ranks().argsort()
-        images = torch.cat([self.train.images, self.validation.images])[order]
-        labels = torch.cat([self.train.labels, self.validation.labels])[order]
         angles = None
-        if self.train.angles is not None and self.validation.angles is not None:
-            angles = torch.cat([self.train.angles, self.validation.angles])[order]
-        return replace(
-            self, train=Split(images, labels, angles), validation=Split(images, labels, angles)[:0]
+        if train.angles is not None and validation.angles is not None:
+            angles = torch.cat([train.angles, validation.angles])[order]
+        joined = Split(
+            images=torch.cat([train.images, validation.images])[order],
+            labels=torch.cat([train.labels, validation.labels])[order],
+            angles=angles,
         )
+        return replace(self, train=joined, validation=joined[:0])
 
     def _ranks(self) -> Tensor:
         """Where each training image, and after them each validation image, stands when joined."""
-        places = self.train.places, self.validation.places
-        if any(part is None for part in places):
+        if self.train.places is None or self.validation.places is None:
             return torch.arange(len(self.train) + len(self.validation))
-        return torch.cat(places).argsort().argsort()
+        return torch.cat([self.train.places, self.validation.places]).argsort().argsort()
 
     def only(self, classes: list[int]) -> "Dataset":
         """The images of these classes, renumbered 0, 1, … in the order given.
@@ -173,9 +174,9 @@ class Dataset:
         )
 
     def first(self, train: int, test: int) -> "Dataset":
-        """The first images of training and test; its name says so.
+        """The first images of each split; its title says so.
 
-        Of the validation images as large a share stays as of the training images.
+        As large a share of the validation images stays as of the training images.
 
         Args:
             train: how many training images.
@@ -186,8 +187,9 @@ class Dataset:
 
         Example:
             >>> from flowinv.data import load
-            >>> load("mnist", sample=True).first(90, 50)
-            MNIST (embedded sample), the first 90 and 50: 90 training, 10 validation and 50 test images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+            >>> few = load("mnist", sample=True).first(90, 50)
+            >>> few.title, len(few.train), len(few.validation), len(few.test)
+            ('MNIST (embedded sample), the first 90 and 50', 90, 10, 50)
         """
         if not (1 <= train <= len(self.train) and 1 <= test <= len(self.test)):
             raise ValueError(
@@ -232,13 +234,14 @@ class Dataset:
             )
         generator = torch.Generator().manual_seed(seed)
         labels = self.train.labels
-        smallest = labels.bincount().min().item()
+        smallest = int(labels.bincount().min())
         last = len(self.classes) - 1
         kept = []
         for c in range(last + 1):
             members = (labels == c).nonzero().squeeze(1)
             order = torch.randperm(len(members), generator=generator)
-            kept.append(members[order[: round(smallest * ratio ** (-c / last))]])
+            size = round(smallest * ratio ** (-c / last))
+            kept.append(members[order[:size]])
         index = torch.cat(kept).sort().values
         return replace(self, title=f"{self.title}, long tail", train=self.train[index])
 
@@ -264,15 +267,14 @@ class Dataset:
             raise ValueError(f"rotated: expected degrees in (0, 180], got {degrees}")
         generator = torch.Generator().manual_seed(seed)
         ranks = self._ranks()
-        angles = degrees * (2 * torch.rand(len(ranks), generator=generator) - 1)
-        of_train, of_validation = angles[ranks].split([len(self.train), len(self.validation)])
-        of_test = degrees * (2 * torch.rand(len(self.test), generator=generator) - 1)
+        angles = uniform(degrees, len(ranks), generator)[ranks]
+        number = len(self.train)
         return replace(
             self,
             title=f"{self.title}, rotated by up to ±{degrees:g}°",
-            train=_turn(self.train, of_train),
-            validation=_turn(self.validation, of_validation),
-            test=_turn(self.test, of_test),
+            train=_turn(self.train, angles[:number]),
+            validation=_turn(self.validation, angles[number:]),
+            test=_turn(self.test, uniform(degrees, len(self.test), generator)),
         )
 
     def __str__(self) -> str:
@@ -287,9 +289,19 @@ class Dataset:
     __repr__ = __str__
 
 
+def uniform(degrees: float, number: int, generator: torch.Generator) -> Tensor:
+    """So many angles, uniform within ± degrees."""
+    return degrees * (2 * torch.rand(number, generator=generator) - 1)
+
+
+def principal(angles: Tensor) -> Tensor:
+    """The same turns by angles in (−180, 180]."""
+    return 180 - (180 - angles) % 360
+
+
 def _turn(split: Split, angles: Tensor) -> Split:
     """Each image turned by its angle, in degrees, on top of what it was turned by before."""
-    images = FAMILIES["rotation"].warp(split.images, angles[:, None] / 180).clamp(0, 1)
+    images = FAMILIES["rotation"].warp(split.images, angles[:, None] / 180)
     if split.angles is not None:
-        angles = 180 * wrap((split.angles + angles) / 180)
+        angles = principal(split.angles + angles)
     return replace(split, images=images, angles=angles)

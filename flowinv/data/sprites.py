@@ -1,11 +1,14 @@
 """Mario-Iggy: two pictures, upright and upside-down, turned by known angles.
 
-Because the angle of every image is known, so is what q(T | I) should be: the turns that bring it to any
-angle of its class. Source: Benton et al. 2020 (Augerino); Singhal et al. 2023.
+Because the angle of every image is known, so is what q(T | I) should be: the turns that bring it
+to any angle of its class.
+
+Source: Benton et al. 2020 (Augerino); Singhal et al. 2023.
 """
 
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +17,18 @@ from torch import Tensor
 
 from ..files import atomic_write
 from ..transforms import FAMILIES
-from .catalogue import SAMPLES, cache_file, check_sums, download_url, read_arrays
-from .dataset import Dataset, Split
+from .catalogue import (
+    BAD_CACHE,
+    BAD_DOWNLOAD,
+    SAMPLES,
+    cache_file,
+    check_sums,
+    download_url,
+    read_arrays,
+)
+from .dataset import Dataset, Split, principal, uniform
 
-# The two images of Augerino's code release, which the paper's own experiments use too; and their sums.
+# The two images of Augerino's code release, which the paper's own experiments use too; their sums.
 URL = (
     "https://raw.githubusercontent.com/g-benton/learning-invariances"
     "/7de74fea165a195a467bbc8c0aece17fbfa45634/experiments/mario-iggy/data/images.npz"
@@ -28,16 +39,30 @@ SHA256 = {
 }
 
 
-def mario_poses(modes: int = 1) -> Tensor:
-    """The poses of Mario-Iggy's classes, (4, modes), in degrees: those of the two kinds alternate.
+class Pictures(NamedTuple):
+    """Two pictures (2, 3, 32, 32), the name of their source and theirs."""
 
-    >>> mario_poses(3)[:2]
-    tensor([[   0.,  120., -120.],
-            [  60.,  180.,  -60.]])
+    images: Tensor
+    source: str
+    names: tuple[str, str]
+
+
+def mario_poses(modes: int = 1) -> Tensor:
+    """The poses of Mario-Iggy's four classes, (4, modes), in degrees.
+
+    Those of upright and upside-down alternate round the circle.
+
+    Args:
+        modes: poses of each class.
+
+    Example:
+        >>> mario_poses(3)[:2]
+        tensor([[   0.,  120., -120.],
+                [  60.,  180.,  -60.]])
     """
     step = 360 / modes
-    poses = step * torch.arange(modes) + torch.tensor([[0.0], [step / 2]])
-    return (180 - (180 - poses) % 360).repeat(2, 1)
+    upright = step * torch.arange(modes)
+    return principal(torch.stack([upright, upright + step / 2])).repeat(2, 1)
 
 
 def mario_iggy(
@@ -49,63 +74,82 @@ def mario_iggy(
     sample: bool = False,
     validation: int = 0,
 ) -> Dataset:
-    """Two 32×32 images, each upright and upside-down: four classes, every image turned around a pose.
+    """Two 32×32 images, upright and upside-down: four classes, every image turned around a pose.
 
-    degrees: how far to each side of its pose. modes: poses of a class; with more than one, those of
-    upright and upside-down alternate round the circle, and degrees must be 90 / modes or less.
-    sample: take this project's own two sprites in place of Mario and Iggy. They are taken too where the
-    originals are neither in the cache nor to be downloaded; the title says which it was.
+    Args:
+        degrees: how far to each side of its pose, up to 90 / modes.
+        modes: poses of each class, see ``mario_poses``.
+        train: how many training images.
+        test: how many test images.
+        seed: fixes them all.
+        sample: take this project's own two sprites in place of Mario and Iggy. They are taken too
+            where the originals are neither in the cache nor to be downloaded; the title says
+            which it was.
+        validation: how many validation images. They are drawn last, so that the others do not
+            depend on it.
 
-    >>> mario_iggy(train=100, test=40, sample=True)
-    Mario-Iggy (this project's sprites), ±45°: 100 training and 40 test images of 4 classes (rocket up, rocket down, fir up, fir down)
+    Raises:
+        ValueError: a number is out of its range.
+        DataError: the file of the originals is damaged.
+
+    Example:
+        >>> data = mario_iggy(train=100, test=40, sample=True)
+        >>> data.title
+        "Mario-Iggy (this project's sprites), ±45°"
+        >>> data.classes
+        ('rocket up', 'rocket down', 'fir up', 'fir down')
     """
     if modes < 1 or not 0 < degrees <= 90 / modes or min(train, test) < 1 or validation < 0:
         raise ValueError(
-            f"mario_iggy: expected modes, train and test of 1 or more and degrees up to 90 / modes, got {modes}, {train}, {test} and {degrees}"
+            "mario_iggy: expected modes, train and test of 1 or more, validation of 0 or more and"
+            f" degrees up to 90 / modes, got {modes}, {train}, {test}, {validation} and {degrees}"
         )
-    images, who, kinds = _sprites() if sample else _mario_and_iggy()
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(n: int) -> Split:
-        labels = torch.randperm(n, generator=generator) % 4
-        pose = mario_poses(modes)[labels, torch.randint(modes, (n,), generator=generator)]
-        angles = pose + degrees * (2 * torch.rand(n, generator=generator) - 1)
-        angles = 180 - (180 - angles) % 360
-        turned = FAMILIES["rotation"].warp(images[labels // 2], angles[:, None] / 180).clamp(0, 1)
-        return Split(turned, labels, angles)
-
-    drawn = {"train": draw(train), "test": draw(test)}
-    drawn["validation"] = draw(validation)  # last, so that the others are what they are without
-    title = f"Mario-Iggy ({who}), ±{degrees:g}°"
+    pictures = _sprites() if sample else _mario_and_iggy()
+    title = f"Mario-Iggy ({pictures.source}), ±{degrees:g}°"
     if modes > 1:
         title += f" around each of {modes} poses"
-    classes = tuple(f"{kind} {way}" for kind in kinds for way in ("up", "down"))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for name, number in (("train", train), ("test", test), ("validation", validation)):
+        drawn[name] = _draw(pictures.images, number, degrees, modes, generator)
+    classes = tuple(f"{name} {way}" for name in pictures.names for way in ("up", "down"))
     return Dataset(title, classes, **drawn)
 
 
-def _sprites() -> tuple[Tensor, str, tuple[str, str]]:
-    with Image.open(SAMPLES / "sprites.png") as sheet:  # side by side
-        pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
-    return torch.stack(pixels.chunk(2, -1)), "this project's sprites", ("rocket", "fir")
+def _draw(
+    images: Tensor, number: int, degrees: float, modes: int, generator: torch.Generator
+) -> Split:
+    """So many images, as many of each class as can be."""
+    labels = torch.randperm(number, generator=generator) % 4
+    mode = torch.randint(modes, (number,), generator=generator)
+    pose = mario_poses(modes)[labels, mode]
+    angles = principal(pose + uniform(degrees, number, generator))
+    turned = FAMILIES["rotation"].warp(images[labels // 2], angles[:, None] / 180)
+    return Split(turned, labels, angles)
 
 
-def _mario_and_iggy() -> tuple[Tensor, str, tuple[str, str]]:
-    """The original images (2, 3, 32, 32) from the cache or the net, else the sprites; which, and their names."""
+def _sprites() -> Pictures:
+    """This project's own, side by side in one file."""
+    with Image.open(SAMPLES / "sprites.png") as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB")))
+    pixels = pixels.permute(2, 0, 1).float() / 255
+    return Pictures(torch.stack(pixels.chunk(2, -1)), "this project's sprites", ("rocket", "fir"))
+
+
+def _mario_and_iggy() -> Pictures:
+    """The originals from the cache or the net; the sprites where they are in neither."""
     path = cache_file("mario_iggy")
     if not path.exists():
         try:
-            with atomic_write(path) as partial:
-                download_url(URL, str(partial.parent), partial.name)
-                _read_mario_and_iggy(
-                    partial, "the download is not what it should be; try again later"
-                )
+            with atomic_write(path) as written:
+                download_url(URL, str(written.parent), written.name)
+                _read(written, BAD_DOWNLOAD)
         except (OSError, HTTPException):
             return _sprites()
-    images = _read_mario_and_iggy(path, "delete the file; the next call downloads it again")
-    return images, "original images", ("Mario", "Iggy")
+    return Pictures(_read(path, BAD_CACHE), "original images", ("Mario", "Iggy"))
 
 
-def _read_mario_and_iggy(path: Path, remedy: str) -> Tensor:
+def _read(path: Path, remedy: str) -> Tensor:
     arrays = read_arrays(path, tuple(SHA256), remedy)
     check_sums(path, arrays, SHA256, remedy)
     return torch.from_numpy(np.concatenate(list(arrays.values()))).float()
