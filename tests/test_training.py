@@ -261,8 +261,8 @@ WAYS_OF_DRAWING = {
 }
 
 
-def drawing(draw):
-    model = build()
+def drawing(draw, **options):
+    model = build(**options)
     model.draw = draw
     return model
 
@@ -375,7 +375,7 @@ def test_half_precision_that_needs_more_than_autocast_is_refused(data):
         accelerator=Accelerator(),
         progress=False,
     )
-    assert model.bfloat16
+    assert model.autocast
 
 
 def test_looking_on_does_not_change_training(data):
@@ -410,13 +410,14 @@ def test_what_a_caller_draws_after_training_follows_from_the_callers_seed(data, 
 
 def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
     path = tmp_path / "a.safetensors"
-    train(data, model=drawing(lambda q, n: draw(q, n)), checkpoint=path)
+    draw = WAYS_OF_DRAWING["lambda"]
+    train(data, model=drawing(draw), checkpoint=path)
     content = path.read_bytes()
     cases = [
         (build("affine"), SETTINGS, "holds another model"),
         (build(), replace(SETTINGS, alpha=0.1), r"trained with alpha 0.3 \(now 0.1\)"),
-        (build(scale=0.2), SETTINGS, "of another run .its model differs at q.flow.base.scale"),
-        (drawing(lambda q, n: draw(q, 2 * n)), SETTINGS, "its model differs at draw"),
+        (drawing(draw, scale=0.2), SETTINGS, "its model differs at q.flow.base.scale"),
+        (drawing(lambda q, samples: draw(q, samples)), SETTINGS, "its model differs at draw"),
     ]
     for model, settings, message in cases:
         before = [p.clone() for p in model.parameters()]
@@ -482,8 +483,16 @@ def test_what_training_changes_is_no_part_of_what_built_a_model(data):
     model.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), model.classifier)
     told = describe(model)
     train(data, model=model)
-    model.classifier.compile(backend="eager")
     assert describe(model.train()) == told
+
+
+def test_what_is_compiled_was_built_as_what_is_not():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.1))
+    told = describe(network)
+    assert describe(torch.compile(network, backend="eager"))["_orig_mod"] == told
+    network.compile(backend="eager")
+    assert describe(network) == told
+    assert describe(torch.compile(draw, backend="eager")) == describe(draw)
 
 
 def test_a_checkpoint_of_other_data_is_refused(data, tmp_path):
