@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flowinv.distributions import Draw, MixtureBase, draw
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
-from flowinv.networks import FixupResNet
+from flowinv.networks import ConvNet, FixupResNet
 from flowinv.training import (
     CheckpointError,
     Cosine,
@@ -822,6 +822,22 @@ class Flattens(torch.nn.Sequential):
     def forward(self, x):
         x = self[1](self[0](x))
         return self[2](x.view(len(x), -1)) * self.scale.view(1)
+
+
+class Subclass(ConvNet):
+    """A network of ours as a reader changes it, in a file of the reader's."""
+
+
+def test_a_subclass_of_our_networks_is_trained_in_their_layout_and_given_back_in_the_usual(data):
+    model = build()
+    model.classifier = Subclass(1, 2, width=4)
+    weight = model.classifier.convolutions[1].weight
+    last = {"memory_format": torch.channels_last}
+    _, history = train(
+        data, model=model, each_epoch=lambda _: {"last": weight.is_contiguous(**last)}
+    )
+    assert all(row["last"] for row in history)
+    assert weight.is_contiguous() and not weight.is_contiguous(**last)
 
 
 def test_a_readers_network_is_left_as_it_is_and_every_model_can_be_saved(data, tmp_path):
