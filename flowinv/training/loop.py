@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from .. import networks
 from ..checks import check_images, check_labels
 from ..model import InvariantClassifier
 from ..transforms import FAMILIES
@@ -94,7 +93,7 @@ def fit(
             raise ValueError(
                 f"mixed precision: expected bf16 or no, got {accelerator.mixed_precision}"
             )
-        model.bfloat16 = True
+        model.autocast = True
     model.to(device).eval()
     images, labels = images.to(device), labels.to(device)
     with torch.no_grad():
@@ -116,7 +115,7 @@ def fit(
     own = [
         module
         for module in model.modules()
-        if known and type(module).__module__ == networks.__name__
+        if known and getattr(module, "channels_last", False)
     ]
 
     N, steps = len(images), math.ceil(len(images) / settings.batch_size)
