@@ -17,30 +17,35 @@ from harness import arguments, compare, gradients, same, store
 from pyro.distributions.transforms import Permute, TanhTransform
 from torch import Tensor, nn
 
-from flowinv.flows import ConditionalFlow
+from flowinv.distributions import ConditionalFlow, ConditionalLayer
+from flowinv.distributions import coupling_flow as flowinv_couplings
 
 CONTEXT, HIDDEN, SCALE = 32, 64, 0.3
 
 
-def dense_weights(flow: ConditionalFlow, i: int) -> tuple[list[int], list[int], dict[str, Tensor]]:
-    """Layer i as an unmasked coupling: which coefficients condition, which move, and the network's weights."""
-    ranks, networks = torch.tensor(flow.layers.ranks[i]), flow.layers.networks
-    seen, moved = ((ranks == r).nonzero().squeeze(-1) for r in (0, 1))
+def affine_layers(flow: ConditionalFlow) -> list[ConditionalLayer]:
+    """The layers but the last, which leads to the box."""
+    return [layer for layer in flow.layers if isinstance(layer, ConditionalLayer)]
+
+
+def dense_weights(layer: ConditionalLayer) -> tuple[list[int], list[int], dict[str, Tensor]]:
+    """A layer as an unmasked coupling: which coefficients condition, which move, the weights."""
+    network = layer.network
+    moves = network.third.mask[::2].sum(-1) > network.third.mask[::2].sum(-1).min()
+    seen = (~moves).nonzero().squeeze(-1)
+    moved = moves.nonzero().squeeze(-1)
     rows = (2 * moved[:, None] + torch.arange(2)).flatten()  # scale and shift of each that moves
+    third = (network.third.weight * network.third.mask)[rows]
     weights = {
-        "x": (networks.weight1 * networks.mask1)[i][:, seen],
-        "context": networks.context_weight[i],
-        "bias1": networks.context_bias[i],
-        "weight2": networks.weight2[i] * networks.mask2,
-        "bias2": networks.bias2[i],
-        "weight3": (networks.weight3 * networks.mask3)[i][rows],
-        "bias3": networks.bias3[i][rows],
+        "x": (network.first.weight * network.first.mask)[:, seen],
+        "context": network.context.weight,
+        "bias1": network.context.bias,
+        "weight2": network.second.weight * network.second.mask,
+        "bias2": network.second.bias,
+        "weight3": third,
+        "bias3": network.third.bias[rows],
     }
-    return (
-        seen.tolist(),
-        moved.tolist(),
-        {name: weight.detach() for name, weight in weights.items()},
-    )
+    return seen.tolist(), moved.tolist(), {name: w.detach() for name, w in weights.items()}
 
 
 def load(
@@ -67,19 +72,17 @@ class Ours:
     """flowinv, as it is used."""
 
     def __init__(self, D: int, layers: int):
-        self.module = ConditionalFlow(
-            D, CONTEXT, "affine", "gaussian", 0.0, SCALE, layers=layers, coupling=True
-        )
-        layers = self.module.layers
-        first = (torch.tensor(layers.ranks) == 0).repeat_interleave(2, -1)
+        self.module = flowinv_couplings(D, CONTEXT, scale=SCALE, layers=layers)
         with torch.no_grad():
-            layers.networks.weight3[first] = 0
-            layers.networks.bias3[first] = 0
+            for layer in affine_layers(self.module):
+                still = dense_weights(layer)[0]
+                rows = (2 * torch.tensor(still)[:, None] + torch.arange(2)).flatten()
+                layer.network.third.weight[rows] = 0
+                layer.network.third.bias[rows] = 0
 
     def sample(self, context: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-        q = self.module(context)
-        T = q.rsample((samples,))
-        return T, q.log_prob(T)
+        T, log_prob, _ = self.module(context).draw(samples)
+        return T, log_prob
 
     def score(self, context: Tensor, T: Tensor) -> Tensor:
         return self.module(context).log_prob(T)
@@ -90,8 +93,8 @@ class Pyro:
 
     def __init__(self, flow: ConditionalFlow, D: int):
         order, transforms, self.module = list(range(D)), [], nn.ModuleList()
-        for i in range(len(flow.layers.ranks)):
-            seen, moved, weights = dense_weights(flow, i)
+        for layer in affine_layers(flow):
+            seen, moved, weights = dense_weights(layer)
             transforms.append(Permute(torch.tensor([order.index(d) for d in seen + moved])))
             order = seen + moved
             coupling = dist.transforms.conditional_affine_coupling(
@@ -172,10 +175,10 @@ class Normflows:
 
     def __init__(self, flow: ConditionalFlow, D: int):
         self.networks = []
-        seen, moved, _ = dense_weights(flow, 0)
+        seen, moved, _ = dense_weights(affine_layers(flow)[0])
         self.order = seen + moved  # the coefficients' order inside
-        for i in range(len(flow.layers.ranks)):
-            seen, moved, weights = dense_weights(flow, i)
+        for layer in affine_layers(flow):
+            seen, moved, weights = dense_weights(layer)
             network = ContextMLP(len(seen), 2 * len(moved))
             load(network.layers, weights, ("x", "context"), shift_first(moved))
             self.networks.append(network)
@@ -199,8 +202,8 @@ class Zuko:
 
     def __init__(self, flow: ConditionalFlow, D: int):
         couplings = []
-        for i in range(len(flow.layers.ranks)):
-            seen, moved, weights = dense_weights(flow, i)
+        for layer in affine_layers(flow):
+            seen, moved, weights = dense_weights(layer)
             mask = torch.tensor([d in seen for d in range(D)])
             coupling = zuko.flows.GeneralCouplingTransform(
                 D, CONTEXT, mask, hidden_features=[HIDDEN, HIDDEN], activation=nn.LeakyReLU

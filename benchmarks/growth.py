@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from harness import arguments, compare, gradients, peak_mebibytes, store
 
-from flowinv.flows import ConditionalFlow
+from flowinv.distributions import ConditionalFlow, coupling_flow, spline_flow
 from flowinv.model import InvariantClassifier
 from flowinv.training import Settings, step
 
@@ -13,9 +13,8 @@ CHUNK = 1280  # transformed images at once, where a batch or a prediction goes i
 
 
 def flow_step(flow: ConditionalFlow, context: torch.Tensor) -> None:
-    q = flow(context)
-    T = q.rsample((1,))
-    gradients((T.square().sum(-1) + q.log_prob(T)).mean(), [context, *flow.parameters()])
+    T, log_prob, _ = flow(context).draw(1)
+    gradients((T.square().sum(-1) + log_prob).mean(), [context, *flow.parameters()])
 
 
 def main() -> None:
@@ -28,15 +27,10 @@ def main() -> None:
             print(grows, size, way, rows[-1]["median"], "ms", rows[-1]["MiB"], "MiB")
 
     torch.manual_seed(0)
-    kinds = {
-        "12 affine couplings": {"univariate": "affine", "coupling": True, "layers": 12},
-        "1 autoregressive spline": {},
-    }
+    kinds = {"12 affine couplings": coupling_flow, "1 autoregressive spline": spline_flow}
     for D in (2, 4, 8, 16, 32):
         context = torch.randn(512, 32, device=args.device, requires_grad=True)
-        flows = {
-            way: ConditionalFlow(D, 32, **options).to(args.device) for way, options in kinds.items()
-        }
+        flows = {way: make(D, 32).to(args.device) for way, make in kinds.items()}
         measure(
             "coefficients",
             D,

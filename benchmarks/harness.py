@@ -27,25 +27,31 @@ from flowinv.training import pick_device
 RESULTS = Path(__file__).parent.parent / "book/results/speed"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The options that every script has."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every script has."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument(
         "--repeats",
         type=int,
         default=30,
         help="rounds that count, after a third as many that do not",
     )
-    parser.add_argument(
-        "--device", default=str(pick_device()), help="default: the GPU if there is one"
+    options.add_argument(
+        "--device",
+        type=torch.device,
+        default=pick_device(),
+        help="default: the GPU if there is one",
     )
-    parser.add_argument("--name", help="of the result file (default: the script's)")
-    parser.add_argument(
+    options.add_argument("--name", help="of the result file (default: the script's)")
+    options.add_argument(
         "--out", type=Path, default=RESULTS, help="folder of the result (default: the book's)"
     )
-    args = parser.parse_args()
-    args.device = torch.device(args.device)
-    return args
+    return options
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Those options, for a script that has no others."""
+    return parser(description).parse_args()
 
 
 def synchronise(device: torch.device) -> None:

@@ -1,8 +1,6 @@
 """Where the time of a quick MNIST step goes: forward and backward of each part, one after the other.
 
 The whole step is what `fit` takes for it; what no part accounts for (gradient clipping, optimiser, bookkeeping) is the rest.
-It needs nothing newer than `fit`, so that it can be run on an earlier revision: check one out beside this one, put its folder first
-on PYTHONPATH, and give the result a --name.
 """
 
 import statistics
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from flowinv.model import InvariantClassifier
 from flowinv.training import Settings, fit
-from flowinv.training import loop as training
 
 B, S, STEPS = 64, 2, 20
 
@@ -28,10 +25,7 @@ def main() -> None:
     history = fit(model, images, labels, settings, device=args.device, progress=False)
     whole = sorted(1000 * row["seconds"] / STEPS for row in history[args.repeats // 4 :])
 
-    if hasattr(
-        training, "step"
-    ):  # since then `fit` lays weights out in this way, and puts them back at its end
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # as in training
     model.train()
     images = images[:B].to(args.device)
     embedding = model.q.encoder(images).detach().requires_grad_()
@@ -39,9 +33,8 @@ def main() -> None:
     latent = model.family.warp(images, T.detach(), validate=False).flatten(0, 1).requires_grad_()
 
     def flow() -> Tensor:
-        q = model.q.flow(embedding)
-        T = q.rsample((S,))
-        return T.sum() + q.log_prob(T).sum()
+        T, log_prob, _ = model.q.flow(embedding).draw(S)
+        return T.sum() + log_prob.sum()
 
     shown = torch.cat([latent.detach(), images])
     parts = {

@@ -1,31 +1,43 @@
-"""A whole training step against its floor, and against the published method's structure.
+"""A whole training step: its floor, the revision before, plain, compiled, and the published structure.
 
-The floor is the classifier alone, trained on as many images as the method shows it: B (S + 1), or B S where the loss leaves
-the images as they come out. "normflows" is the published structure: 12 couplings over an affine family, one matrix exponential
-and one copy of the image a sample, and the same encoder and classifier. With --device cuda the classifier runs in
-bfloat16 in all of them, and a step with the classifier compiled is measured as well.
+The floor is the classifier alone, trained on as many images as the method shows it: B (S + 1), or
+B S where the loss leaves the images as they come out. "before" is another revision of flowinv
+(``--before``), in a process of its own that takes its turn with the others. "compiled" is what
+``fit(compile=True)`` runs. "normflows" is the published structure: 12 couplings over an affine
+family, one matrix exponential and one copy of the image a sample, and the same encoder and
+classifier. With --device cuda the classifier runs in bfloat16 in all of them.
 """
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from flow import CONTEXT, ContextMLP, coupling_flow
-from harness import arguments, compare, store
+from harness import compare, parser, store
 from torch import Tensor, nn
 
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import ConvNet, FixupResNet
-from flowinv.training import Settings, step
+from flowinv.training import Settings, compiled, step
 from flowinv.transforms import FAMILIES
+
+BEFORE = "5ed3067"  # the last revision with layers fused by hand
 
 
 @dataclass
 class Task:
-    """What is trained: B images (channels, side, side) with S samples of each; `share` of the rounds are enough."""
+    """What is trained: B images (channels, side, side) with S samples of each.
+
+    ``share`` of the rounds are enough. ``old_flow`` are the flow's options in the revision before.
+    """
 
     batch: int
     channels: int
@@ -33,27 +45,22 @@ class Task:
     classes: int
     samples: int
     family: str
-    flow: dict
+    guide: str
+    options: dict
+    old_options: dict
     classifier: Callable[[int, int], nn.Module]
     original: bool = False
     share: float = 0.2
 
 
-AFFINE = {"univariate": "affine", "coupling": True, "layers": 12}
-CIFAR = Task(64, 3, 32, 10, 20, "affine", AFFINE, FixupResNet)
+FIVE = {"scale": [0.2, 0.2, 0.6]}
+COUPLINGS = {"univariate": "affine", "coupling": True, "layers": 12}
+CIFAR = Task(64, 3, 32, 10, 20, "affine", "coupling_flow", {}, COUPLINGS, FixupResNet)
+DIGITS = Task(
+    64, 1, 28, 5, 2, "rotation_translation", "flow", FIVE, FIVE, partial(ConvNet, width=16), True, 1
+)
 TASKS = {
-    "MNIST quick": Task(
-        64,
-        1,
-        28,
-        5,
-        2,
-        "rotation_translation",
-        {"scale": [0.2, 0.2, 0.6]},
-        partial(ConvNet, width=16),
-        True,
-        1.0,
-    ),
+    "MNIST quick": DIGITS,
     "CIFAR-10, 5 samples": replace(CIFAR, batch=128, samples=5),
     "CIFAR-10, 20 samples": CIFAR,
 }
@@ -65,16 +72,16 @@ class Published(nn.Module):
 
     def __init__(self, classifier: nn.Module, family, in_channels: int):
         super().__init__()
-        self.classifier, self.encoder = classifier, ConvNet(in_channels, CONTEXT)
-        D = family.dim
+        self.classifier = classifier
+        self.encoder = ConvNet(in_channels, CONTEXT)
         self.register_buffer("generators", family.generators.float())
+        small = family.dim // 2
+        large = family.dim - small
         self.networks = nn.ModuleList(
-            ContextMLP(
-                D - D // 2 if i % 2 == 0 else D // 2, 2 * (D // 2 if i % 2 == 0 else D - D // 2)
-            )
+            ContextMLP(large if i % 2 == 0 else small, 2 * (small if i % 2 == 0 else large))
             for i in range(12)
         )
-        self.flow = coupling_flow(self.networks, D)
+        self.flow = coupling_flow(self.networks, family.dim)
 
     def loss(self, images: Tensor, labels: Tensor, samples: int, alpha: float) -> Tensor:
         context = self.encoder(images).repeat(samples, 1)
@@ -98,7 +105,87 @@ def optimised(module: nn.Module, loss) -> None:
     module.optimizer.step()
 
 
-def candidates(task: Task, device: torch.device) -> dict:
+# What the process of the revision before runs: it makes its model, then a step for each line it reads.
+OTHER = """
+import sys
+import torch
+from flowinv.guides import GUIDES
+from flowinv.model import InvariantClassifier
+from flowinv.networks import ConvNet, FixupResNet
+from flowinv.training import Settings, step
+from flowinv.transforms import FAMILIES
+
+torch.manual_seed(0)
+torch.set_num_threads({threads})
+device, half = torch.device({device!r}), {device!r} == "cuda"
+images = torch.rand({batch}, {channels}, {side}, {side}, device=device)
+labels = torch.arange({batch}, device=device) % {classes}
+family = FAMILIES[{family!r}]
+network = ConvNet(1, 5, width=16) if {original} else FixupResNet({channels}, {classes})
+guide = GUIDES["flow"](family, {channels}, **{options})
+model = InvariantClassifier(network, guide, family, {original}, bfloat16=half)
+model.to(device, memory_format=torch.channels_last).train()
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+settings = Settings(samples={samples})
+print("ready", flush=True)
+for _ in sys.stdin:
+    step(model, [optimizer], images, labels, settings, 0.1)
+    if half:
+        torch.cuda.synchronize()
+    print("done", flush=True)
+"""
+
+
+class Other:
+    """A step of the revision before, in its own process; called, it makes one step and waits for it."""
+
+    def __init__(self, source: Path, task: Task, device: torch.device):
+        code = OTHER.format(
+            threads=torch.get_num_threads(),
+            device=device.type,
+            batch=task.batch,
+            channels=task.channels,
+            side=task.side,
+            classes=task.classes,
+            family=task.family,
+            original=task.original,
+            options=task.old_options,
+            samples=task.samples,
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=source,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._wait()
+
+    def __call__(self) -> None:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self._wait()
+
+    def _wait(self) -> None:
+        if not self.process.stdout.readline():
+            raise SystemExit("the revision before stopped: its error stands above")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def checked_out(revision: str, folder: Path) -> Path:
+    """The package of another revision, in a folder."""
+    root = Path(__file__).parents[1]
+    archive = subprocess.run(
+        ["git", "archive", revision, "flowinv"], cwd=root, check=True, capture_output=True
+    )
+    subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+    return folder
+
+
+def candidates(task: Task, device: torch.device, stack: ExitStack) -> dict:
     torch.manual_seed(0)
     images = torch.rand(task.batch, task.channels, task.side, task.side, device=device)
     labels = torch.arange(task.batch, device=device) % task.classes
@@ -118,46 +205,53 @@ def candidates(task: Task, device: torch.device) -> dict:
             logits = classifier(shown)
         return F.cross_entropy(logits.float(), labels.repeat(copies))
 
-    def ours(compiled: bool = False, **more):
-        guide = GUIDES["flow"](family, task.channels, **task.flow, **more)
-        model = ready(InvariantClassifier(network(), guide, family, task.original, bfloat16=half))
-        if compiled:
-            model.classifier.compile()
-        return partial(
-            step, model, [model.optimizer], images, labels, Settings(samples=task.samples), 0.1
-        )
+    def ours() -> nn.Module:
+        guide = GUIDES[task.guide](family, task.channels, **task.options)
+        return ready(InvariantClassifier(network(), guide, family, task.original, autocast=half))
 
-    alone, published = ready(network()), ready(Published(network(), family, task.channels))
-    calls = {
+    def stepped(model: nn.Module) -> None:
+        step(model, [model.optimizer], images, labels, Settings(samples=task.samples), 0.1)
+
+    faster = ours()
+    stack.enter_context(compiled(faster, device))
+    alone = ready(network())
+    published = ready(Published(network(), family, task.channels))
+    return {
         "classifier alone": partial(optimised, alone, partial(floor, alone)),
-        "flowinv": ours(),
+        "plain": partial(stepped, ours()),
+        "compiled": partial(stepped, faster),
         "normflows": partial(
             optimised, published, lambda: published.loss(images, labels, copies, 0.1)
         ),
     }
-    if task.flow is AFFINE:
-        calls["flowinv, layer by layer"] = ours(fused=False)
-    if half:
-        calls["flowinv, classifier compiled"] = ours(compiled=True)
-    return calls
 
 
 def main() -> None:
-    args, rows = arguments(__doc__), []
-    tasks = TASKS | ({PUBLISHED: replace(CIFAR, batch=256)} if args.device.type == "cuda" else {})
-    for name, task in tasks.items():
-        times = compare(
-            candidates(task, args.device), max(5, round(args.repeats * task.share)), args.device
-        )
-        shown = task.batch * (task.samples + task.original)
-        for way, time in times.items():
-            rows.append({"task": name, "images": shown, "way": way, **time})
-            rows[-1]["images a second"] = round(1000 * shown / time["median"])
-            if name == PUBLISHED:
-                rows[-1]["minutes for 200 epochs"] = round(
-                    200 * 50000 / task.batch * time["median"] / 60000, 1
-                )
-        print(name, {way: (time["median"], time["ratio"]) for way, time in times.items()})
+    options = parser(__doc__)
+    options.add_argument("--before", default=BEFORE, help="the revision to compare with")
+    args = options.parse_args()
+    rows = []
+    tasks = dict(TASKS)
+    if args.device.type == "cuda":
+        tasks[PUBLISHED] = replace(CIFAR, batch=256)
+    with tempfile.TemporaryDirectory() as folder:
+        source = checked_out(args.before, Path(folder))
+        for name, task in tasks.items():
+            rounds = max(5, round(args.repeats * task.share))
+            with ExitStack() as stack:
+                other = Other(source, task, args.device)
+                stack.callback(other.close)
+                calls = candidates(task, args.device, stack) | {"before": other}
+                times = compare(calls, rounds, args.device)
+            shown = task.batch * (task.samples + task.original)
+            for way, time in times.items():
+                row = {"task": name, "images": shown, "way": way, **time}
+                row["images a second"] = round(1000 * shown / time["median"])
+                if name == PUBLISHED:
+                    steps = 200 * 50000 / task.batch
+                    row["minutes for 200 epochs"] = round(steps * time["median"] / 60000, 1)
+                rows.append(row)
+            print(name, {way: (time["median"], time["ratio"]) for way, time in times.items()})
     store(args, rows)
 
 
