@@ -5,56 +5,90 @@ name says so.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .bases import wrap
 from .checks import check_images
+from .distributions import wrap
 from .model import InvariantClassifier
 from .transforms import FAMILIES, warp
 
 
 def half_width(values: Tensor, periodic: bool, mass: float = 0.99) -> Tensor:
-    """Half the length of the shortest interval (or arc) that holds `mass` of the values.
+    """Half the length of the shortest interval (or arc) that holds ``mass`` of the values.
 
-    values: (S, …), samples of one coefficient in [−1, 1], S of them.
-    periodic: whether −1 and 1 are the same point, so that an arc may pass through it.
-    Returns (…), in the units of the values: mass × w for a uniform distribution on ±w.
+    For a uniform distribution on ±w it is mass × w.
 
-    >>> half_width(torch.linspace(-0.5, 0.5, 1001), periodic=False)
-    tensor(0.4950)
+    Args:
+        values: (S, …), S samples of one coefficient in [−1, 1].
+        periodic: whether −1 and 1 are the same point, so that an arc may pass through it.
+        mass: share of the values.
+
+    Returns:
+        (…), in the units of the values.
+
+    Example:
+        >>> half_width(torch.linspace(-0.5, 0.5, 1001), periodic=False)
+        tensor(0.4950)
     """
-    S = len(values)
-    inside = math.ceil(mass * S)
+    inside = math.ceil(mass * len(values))
     ordered = values.sort(0).values
     if periodic:
-        ordered = torch.cat([ordered, ordered[: inside - 1] + 2])
-    return (ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]).amin(0) / 2
+        once_more = ordered[: inside - 1] + 2
+        ordered = torch.cat([ordered, once_more])
+    first = ordered[: len(ordered) - inside + 1]
+    last = ordered[inside - 1 :]
+    return (last - first).amin(0) / 2
 
 
 @torch.no_grad()
 def invariance_width(
-    model: InvariantClassifier, images: Tensor, coefficient: str = "rotation", samples: int = 400
+    model: InvariantClassifier,
+    images: Tensor,
+    coefficient: str = "rotation",
+    samples: int = 400,
 ) -> Tensor:
-    """The half-width of q(T | I) in one coefficient, for each image: (B,), in units of the box.
+    """The half-width of q(T | I) in one coefficient, for each image.
 
-    The shortest interval (arc) with 99% of the samples, halved; of a rotation, times 180 it is degrees.
+    Half the shortest interval (arc) that holds 99% of the samples.
+
+    Args:
+        model: its q is measured.
+        images: (B, C, H, W).
+        coefficient: a name of the model's family.
+        samples: of q for each image.
+
+    Returns:
+        (B,), in units of the box: times 180 it is degrees for a rotation.
+
+    Raises:
+        ValueError: if the family has no such coefficient.
     """
     check_images(images)
-    images = images.to(model.device)
     names = model.family.names
     if coefficient not in names:
         raise ValueError(f"coefficient: expected one of {', '.join(names)}, got {coefficient!r}")
     d = names.index(coefficient)
-    T = torch.cat([model.q(part).sample((samples,))[..., d] for part in images.split(500)], 1)
-    return half_width(T, model.family.angles[d])
+    widths = []
+    for part in images.to(model.device).split(500):
+        values = model.q(part).sample((samples,))[..., d]
+        widths.append(half_width(values, model.family.angles[d]))
+    return torch.cat(widths)
 
 
 def _distance(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:
     """From values (S, B) to centres (n, B): (S, n, B)."""
     difference = values.unsqueeze(1) - centres
     return (wrap(difference) if periodic else difference).abs()
+
+
+def _middles(bins: int, like: Tensor) -> Tensor:
+    """The middles of equal bins of [−1, 1]: (bins,)."""
+    last = 1 - 1 / bins
+    return torch.linspace(-last, last, bins, dtype=like.dtype, device=like.device)
 
 
 def coverage(
@@ -65,84 +99,140 @@ def coverage(
     bins: int = 72,
     mass: float = 0.99,
 ) -> tuple[Tensor, Tensor]:
-    """How well q fills an ideal range: (share of the range that q reaches, share of q that is inside).
+    """How well q fills an ideal range: shares of the range that q reaches, of q that is inside.
 
-    values: (S, B), samples of one coefficient. centres: (n, B), of the n arcs of ± half_width that make
-    the ideal range of each image. q reaches the bins, of `bins` in [−1, 1], that hold `mass` of its samples,
-    fullest first. Both are (B,). A uniform q of the ideal range has both near 1; too narrow a q lacks
-    the first, too wide a q the second.
+    A uniform q of the ideal range has both near 1; too narrow a q lacks the first, too wide a q
+    the second.
 
-    >>> T = torch.linspace(-0.25, 0.25, 1001)[:, None]
-    >>> reached, inside = coverage(T, torch.zeros(1, 1), 0.5, periodic=True)
-    >>> round(reached.item(), 2), inside.item()
-    (0.5, 1.0)
+    Args:
+        values: (S, B), samples of one coefficient.
+        centres: (n, B), of the n arcs that make the ideal range of each image.
+        half_width: of each arc.
+        periodic: whether −1 and 1 are the same point.
+        bins: of [−1, 1]. q reaches those, fullest first, that hold ``mass`` of its samples.
+        mass: share of the samples.
+
+    Returns:
+        Two tensors (B,).
+
+    Raises:
+        ValueError: if an ideal range may fall between two bins.
+
+    Example:
+        >>> T = torch.linspace(-0.25, 0.25, 1001)[:, None]
+        >>> reached, inside = coverage(T, torch.zeros(1, 1), 0.5, periodic=True)
+        >>> round(reached.item(), 2), inside.item()
+        (0.5, 1.0)
     """
     S, B = values.shape
-    inside = (_distance(values, centres, periodic) <= half_width).any(1).float().mean(0)
+    near = (_distance(values, centres, periodic) <= half_width).any(1)
+    inside = near.float().mean(0)
+
     index = ((values + 1) / 2 * bins).long().clamp(0, bins - 1)
     counts = values.new_zeros(bins, B).scatter_add_(0, index, torch.ones_like(values))
     ordered, order = counts.sort(0, descending=True)
     needed = ordered.cumsum(0) - ordered < mass * S  # those before it do not yet hold the mass
     reached = torch.zeros_like(needed).scatter_(0, order, needed)
-    middles = ((torch.arange(bins, device=values.device) + 0.5) * 2 / bins - 1)[:, None].expand(
-        -1, B
-    )
+
+    middles = _middles(bins, like=values)[:, None].expand(-1, B)
     ideal = (_distance(middles, centres, periodic) <= half_width).any(1)
     if not ideal.any(0).all():
         raise ValueError(
-            f"coverage: an ideal range of ±{half_width} may fall between {bins} bins; take more bins"
+            f"coverage: an ideal range of ±{half_width} may fall between {bins} bins;"
+            " take more bins"
         )
     return (reached & ideal).sum(0) / ideal.sum(0), inside
 
 
 def effective_modes(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:
-    """exp of the entropy of the modes' shares, for each image: (B,), from 1 to n.
+    """exp of the entropy of the modes' shares, for each image: from 1 to n.
 
-    values: (S, B), samples of one coefficient, each counted for the nearest of the n centres (n, B).
+    Args:
+        values: (S, B), samples of one coefficient, each counted for the nearest centre.
+        centres: (n, B), of the n modes.
+        periodic: whether −1 and 1 are the same point.
 
-    >>> thirds = torch.tensor([-2 / 3, 0, 2 / 3])[:, None]
-    >>> effective_modes(thirds + 0.1, thirds, periodic=True).round(decimals=3)
-    tensor([3.])
+    Returns:
+        (B,).
+
+    Example:
+        >>> thirds = torch.tensor([-2 / 3, 0, 2 / 3])[:, None]
+        >>> effective_modes(thirds + 0.1, thirds, periodic=True).round(decimals=3)
+        tensor([3.])
     """
     nearest = _distance(values, centres, periodic).argmin(1)
-    shares = torch.nn.functional.one_hot(nearest, len(centres)).float().mean(0)
+    shares = F.one_hot(nearest, len(centres)).float().mean(0)
     return torch.special.entr(shares).sum(-1).exp()
 
 
 def rotation_error(matrices: Tensor) -> Tensor:
-    """min over rotations R of ‖A − R‖ / ‖A‖, Frobenius norms, for the linear part A of (…, 2, 3): (…).
+    """min over rotations R of ‖A − R‖ / ‖A‖, Frobenius norms, for the linear part A.
 
-    The nearest rotation has the angle atan2(A₁₀ − A₀₁, A₀₀ + A₁₁), which gives the minimum in closed form.
+    The nearest rotation has the angle atan2(A₁₀ − A₀₁, A₀₀ + A₁₁), which gives the minimum in
+    closed form.
 
-    >>> rotation_error(torch.tensor([[0.0, -1.0, 0.3], [1.0, 0.0, 0.0]]))
-    tensor(0.)
+    Args:
+        matrices: (…, 2, 3).
+
+    Returns:
+        (…).
+
+    Example:
+        >>> rotation_error(torch.tensor([[0.0, -1.0, 0.3], [1.0, 0.0, 0.0]]))
+        tensor(0.)
     """
-    a, b, c, d = matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 1, 0], matrices[..., 1, 1]
-    square = a * a + b * b + c * c + d * d
-    distance = (square + 2 - 2 * torch.hypot(a + d, c - b)).clamp(min=0)
-    return (distance / square).sqrt()
+    a, b, _, c, d, _ = matrices.flatten(-2).unbind(-1)
+    square = a**2 + b**2 + c**2 + d**2
+    distance = square + 2 - 2 * torch.hypot(a + d, c - b)
+    return (distance.clamp(min=0) / square).sqrt()
 
 
 def class_widths(
     model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int
 ) -> list[float]:
-    """The median half-width of the rotation in each class, in degrees; NaN for a class without images."""
+    """The median half-width of the rotation in each class, in degrees.
+
+    Args:
+        model: its q is measured.
+        images: (B, C, H, W).
+        labels: (B,).
+        classes: how many there are; one without images gets NaN.
+    """
     widths = 180 * invariance_width(model, images).cpu()
-    return [widths[labels.cpu() == c].median().item() for c in range(classes)]
+    labels = labels.cpu()
+    return [widths[labels == c].median().item() for c in range(classes)]
 
 
 @torch.no_grad()
 def accuracy(
     model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20
 ) -> float:
-    """The share of images whose most probable class is right; samples = 0: the plain classifier."""
-    return (model.predict(images, samples).argmax(-1).cpu() == labels.cpu()).double().mean().item()
+    """The share of images whose most probable class is right.
+
+    Args:
+        model: whose prediction is measured.
+        images: (B, C, H, W).
+        labels: (B,).
+        samples: of q that a prediction averages; 0 for the plain classifier.
+    """
+    predicted = model.predict(images, samples).argmax(-1)
+    return (predicted.cpu() == labels.cpu()).double().mean().item()
 
 
 def rotate_within(images: Tensor, limits: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image turned by an angle uniform within ± its own limit, (B,) in degrees."""
-    T = (2 * torch.rand(len(images), 1, generator=generator) - 1) * limits[:, None] / 180
-    return FAMILIES["rotation"].warp(images, T.to(images)).clamp(0, 1)
+    """Each image turned by an angle uniform within ± its own limit.
+
+    Args:
+        images: (B, C, H, W).
+        limits: (B,), in degrees, at most 180.
+        generator: of the angles.
+
+    Returns:
+        (B, C, H, W).
+    """
+    u = 2 * torch.rand(len(images), 1, generator=generator) - 1
+    T = u * limits[:, None] / 180
+    return FAMILIES["rotation"].warp(images, T.to(images))
 
 
 def accuracy_under_rotation(
@@ -151,79 +241,124 @@ def accuracy_under_rotation(
     labels: Tensor,
     degrees: list[float],
     samples: int = 20,
-    align=None,
+    align: Callable[[Tensor], Tensor] | None = None,
 ) -> list[float]:
     """Accuracy on images all turned by each of the angles.
 
-    align: images → images before they are classified, for example
-        lambda x: mean_shift(model, x).images.
+    Args:
+        model: whose prediction is measured.
+        images: (B, C, H, W).
+        labels: (B,).
+        degrees: the angles.
+        samples: of q that a prediction averages; 0 for the plain classifier.
+        align: images → images before they are classified, for example
+            ``lambda x: mean_shift(model, x).images``.
     """
     accuracies = []
     for angle in degrees:
         T = images.new_full((len(images), 1), angle / 180)
-        turned = FAMILIES["rotation"].warp(images, wrap(T)).clamp(0, 1)
-        accuracies.append(accuracy(model, align(turned) if align else turned, labels, samples))
+        turned = FAMILIES["rotation"].warp(images, wrap(T))
+        if align:
+            turned = align(turned)
+        accuracies.append(accuracy(model, turned, labels, samples))
     return accuracies
 
 
 def ekld(
-    model: InvariantClassifier, images: Tensor, labels: Tensor, classes: int, degrees: float, generator: torch.Generator,
+    model: InvariantClassifier,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    degrees: float,
+    generator: torch.Generator,
     samples: int = 20,
-) -> list[float]:  # fmt: skip
-    """Expected KL divergence, for each class, in nats: 0 is invariant. NaN for a class without images.
+) -> list[float]:
+    """Expected KL divergence under rotation, for each class, in nats: 0 is invariant.
 
-    The mean over a class's images of KL(p(· | I) ‖ p(· | I turned)), by an angle uniform in ± degrees,
-    with p the prediction averaged over samples (0: the plain classifier's). Two averages over few samples
-    differ by themselves, so it is biased upwards, the less the more samples. Source: Singhal et al. 2023,
-    after Zhou et al. 2022.
+    The mean over a class's images of KL(p(· | I) ‖ p(· | I turned)), with p the averaged
+    prediction. Two averages over few samples differ by themselves, so it is biased upwards, the
+    less the more samples.
+
+    Source: Singhal et al. 2023, after Zhou et al. 2022.
+
+    Args:
+        model: whose prediction is measured.
+        images: (B, C, H, W).
+        labels: (B,).
+        classes: how many there are; one without images gets NaN.
+        degrees: the angles are uniform in ± this.
+        generator: of the angles.
+        samples: of q that a prediction averages; 0 for the plain classifier.
     """
     turned = rotate_within(images, torch.full((len(images),), float(degrees)), generator)
-    p, q = (model.predict(x, samples) for x in (images, turned))
-    divergence = (p.exp() * (p - q)).sum(-1).cpu()
-    return [divergence[labels.cpu() == c].mean().item() for c in range(classes)]
+    log_p = model.predict(images, samples)
+    log_q = model.predict(turned, samples)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).cpu()
+    labels = labels.cpu()
+    return [divergence[labels == c].mean().item() for c in range(classes)]
 
 
 @torch.no_grad()
 def invariance_bound(
     model: InvariantClassifier, images: Tensor, degrees: float, points: int = 360
 ) -> tuple[Tensor, Tensor]:
-    """Both sides, (B, classes) each, of  |p(C | I) − p(C | A_D(I))| ≤ 2 (M − m) TV[g(T − D; A_D(I)), g(T; I)].
+    """Both sides of the bound on how much a rotation can change a prediction.
 
-    D: a rotation by `degrees`. p: f averaged over g by quadrature over `points` angles, so g must be
-    wider than their distance. M, m: the extremes of f(C; A_T(I)) where either density is not 0. An image
-    that is turned twice is warped once, by the sum of the angles. Only for the family `rotation`, whose
-    maps commute.
+    ::
+
+        |p(C | I) − p(C | A_D(I))| ≤ 2 (M − m) TV[g(T − D; A_D(I)), g(T; I)]
+
+    D is the rotation, p is f averaged over g, and M and m are the extremes of f(C; A_T(I)) where
+    either density is not 0. An image that is turned twice is warped once, by the sum of the
+    angles. That takes the family ``rotation``, whose maps commute.
+
     Source: Singhal et al. 2023.
+
+    Args:
+        model: of the family ``rotation``.
+        images: (B, C, H, W).
+        degrees: the angle of D.
+        points: angles of the quadrature; g must be wider than their distance.
+
+    Returns:
+        The left and the right side, (B, classes) each.
+
+    Raises:
+        ValueError: if the family is another, or no point has any density.
     """
     check_images(images)
     if model.family.names != ("rotation",):
-        raise ValueError(
-            f"invariance_bound: expected the family rotation, got {', '.join(model.family.names)}"
-        )
+        names = ", ".join(model.family.names)
+        raise ValueError(f"invariance_bound: expected the family rotation, got {names}")
     images = images.to(model.device)
-    D = degrees / 180
-    t = ((torch.arange(points, device=images.device, dtype=images.dtype) + 0.5) * 2 / points - 1)[
-        :, None, None
-    ]
-    matrices = model.family.matrix(t)
-    sides = []
-    for part in images.split(10):
-        B = len(part)
-        turned = model.family.warp(part, wrap(part.new_full((B, 1), D))).clamp(0, 1)
-        here, there = (
-            model.q(part).log_prob(t.expand(-1, B, -1)),
-            model.q(turned).log_prob(wrap(t - D).expand(-1, B, -1)),
+    t = _middles(points, like=images)[:, None, None]
+    sides = [_bound(model, part, t, degrees / 180) for part in images.split(10)]
+    left, right = zip(*sides)
+    return torch.cat(left), torch.cat(right)
+
+
+def _bound(
+    model: InvariantClassifier, images: Tensor, t: Tensor, D: float
+) -> tuple[Tensor, Tensor]:
+    """Both sides, (B, classes) each, by quadrature over the angles t (points, 1, 1)."""
+    points, B = len(t), len(images)
+    turned = model.family.warp(images, wrap(images.new_full((B, 1), D)))
+    log_g = model.q(images).log_prob(t.expand(-1, B, -1))
+    log_g_turned = model.q(turned).log_prob(wrap(t - D).expand(-1, B, -1))
+    if not (log_g.isfinite().any(0) & log_g_turned.isfinite().any(0)).all():
+        raise ValueError(
+            f"invariance_bound: q has no density at any of {points} angles; take more points"
         )
-        if not (here.isfinite().any(0) & there.isfinite().any(0)).all():
-            raise ValueError(
-                f"invariance_bound: q has no density at any of {points} angles; take more points"
-            )
-        here, there = here.softmax(0), there.softmax(0)  # probabilities of the angles
-        logits = model.classify(warp(part, matrices.expand(-1, B, -1, -1)).flatten(0, 1))
-        f = logits.softmax(-1).unflatten(0, (points, B))
-        left = ((here - there)[..., None] * f).sum(0).abs()
-        support = ((here > 0) | (there > 0))[..., None]
-        spread = f.where(support, -math.inf).amax(0) - f.where(support, math.inf).amin(0)
-        variation = (here - there).abs().sum(0) / 2
-        sides.append((left, 2 * spread * variation[:, None]))
-    return tuple(torch.cat(side) for side in zip(*sides))
+    here = log_g.softmax(0)  # probabilities of the angles
+    there = log_g_turned.softmax(0)
+
+    matrices = model.family.matrix(t).expand(-1, B, -1, -1)
+    logits = model.classify(warp(images, matrices).flatten(0, 1))
+    f = logits.softmax(-1).unflatten(0, (points, B))
+    left = ((here - there)[..., None] * f).sum(0).abs()
+
+    support = ((here > 0) | (there > 0))[..., None]
+    M = f.where(support, -math.inf).amax(0)
+    m = f.where(support, math.inf).amin(0)
+    TV = (here - there).abs().sum(0) / 2
+    return left, 2 * (M - m) * TV[:, None]
