@@ -1,6 +1,7 @@
 # make book     the rendered book, its opening chapter run live      → _build/html/index.html
 # make test     style, unit tests, doctests, then every chapter with nbval
-# make slow     the tests that take minutes: a run killed again and again
+# make slow     the tests that take minutes: killed runs, all rows, every chapter as on Colab
+# make lowest   the package's tests with the lowest versions that pyproject.toml allows
 # make execute  run every chapter and store its outputs in place, before a commit
 # make bench    measure speed and store the results that the book's page on speed shows, on a quiet machine
 # make clean    what the others made
@@ -18,7 +19,10 @@ OPENING := book/mnist.ipynb
 export TQDM_DISABLE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test slow execute bench clean
+# All but those of chapters and project files, which need what renders the book.
+PACKAGE_TESTS := $(filter-out tests/test_book.py tests/test_project.py,$(wildcard tests/test_*.py))
+
+.PHONY: book test slow lowest execute bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -41,6 +45,7 @@ book: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
 	FLOWINV_PROFILE=quick $(BIN)/python -m pytest --nbval-lax $(OPENING)
@@ -51,6 +56,14 @@ endif
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
+# In an environment of its own. Of the test tools only those that the package's tests call are needed.
+lowest:
+	test -x .lowest/bin/python || $(PYTHON) -m venv .lowest
+	.lowest/bin/python -m pip install --quiet uv
+	.lowest/bin/uv pip install --quiet --python .lowest/bin/python --resolution lowest-direct \
+	    --editable '.[test]' pyyaml packaging
+	.lowest/bin/python -W default -m pytest -W default -o addopts="-m 'not slow'" $(PACKAGE_TESTS)
+
 execute: $(VENV)/installed
 	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py $(CHAPTERS)
 
@@ -59,4 +72,4 @@ bench: $(VENV)/installed
 	for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit; done
 
 clean:
-	rm -rf _build $(VENV) .coverage .pytest_cache .ruff_cache dist
+	rm -rf _build $(VENV) .lowest .coverage .pytest_cache .ruff_cache dist

@@ -1,8 +1,10 @@
 """One flow, four libraries: sample, log-density and the gradient of both.
 
-Affine couplings with networks of two hidden layers of 64, base N(0, 0.3²), tanh at the end: the published
-structure. All get the weights of flowinv's flow (in which the first rank's own outputs are set to 0, since the
-other libraries' first half stays as it is), so all must give one point the same density and gradient.
+Affine couplings with networks of two hidden layers of 64, base N(0, 0.3²), tanh at the end: the
+published structure. All get the weights of flowinv's flow (in which the first rank's own outputs
+are set to 0, since the other libraries' first half stays as it is), so all must give one point the
+same
+density and gradient.
 """
 
 import itertools
@@ -51,7 +53,7 @@ def dense_weights(layer: ConditionalLayer) -> tuple[list[int], list[int], dict[s
 def load(
     layers: list[nn.Linear], weights: dict[str, Tensor], first: tuple[str, str], rows: list[int]
 ) -> None:
-    """Weights into three linear layers whose input is `first` joined and whose outputs are in the order `rows`."""
+    """Weights into three linear layers: their input is `first` joined, their outputs are `rows`."""
     values = [
         (torch.cat([weights[name] for name in first], -1), weights["bias1"]),
         (weights["weight2"], weights["bias2"]),
@@ -158,7 +160,7 @@ class Tanh(normflows.flows.Flow):
 
 
 def coupling_flow(networks, D: int) -> normflows.NormalizingFlow:
-    """normflows' couplings with these networks, from N(0, SCALE²) to the box; their two halves take turns."""
+    """normflows' couplings with these networks, from N(0, SCALE²) to the box."""
     base = normflows.distributions.DiagGaussian(D, trainable=False)
     base.log_scale.fill_(torch.tensor(SCALE).log())
     blocks = [

@@ -62,7 +62,7 @@ def synchronise(device: torch.device) -> None:
 def compare(
     candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, dict]:
-    """Milliseconds a call of each candidate: median and quartiles, and its ratio to the first one's."""
+    """Milliseconds a call of each candidate: median, quartiles, and ratio to the first one"""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(-max(2, repeats // 3), repeats):
         for name, call in candidates.items():
@@ -94,7 +94,7 @@ def gradients(loss: Tensor, of: list[Tensor]) -> list[Tensor]:
 
 
 def same(name: str, a, b, tolerance: float) -> None:
-    """Stop unless two candidates gave the same tensors: what they cost is not worth comparing then."""
+    """Stop unless two candidates gave the same tensors: else there is nothing to compare."""
     for x, y in zip(a, b, strict=True):
         error = (x - y).abs().max().item()
         if not error <= tolerance * max(1.0, y.abs().max().item()):
@@ -128,7 +128,7 @@ def processor() -> str:
 
 
 def store(args: argparse.Namespace, rows: list[dict]) -> None:
-    """Write rows and where they were measured, whole or not at all; on a GPU under a name of its own."""
+    """Write rows and where they were measured; on a GPU under a name of its own."""
     script = Path(sys.argv[0])
     kind = "" if args.device.type == "cpu" else f"-{args.device.type}"
     path = args.out / f"{args.name or script.stem}{kind}.json"

@@ -1,6 +1,7 @@
-"""Where the time of a quick MNIST step goes: forward and backward of each part, one after the other.
+"""Where the time of a quick MNIST step goes: forward and backward of each part, one by one.
 
-The whole step is what `fit` takes for it; what no part accounts for (gradient clipping, optimiser, bookkeeping) is the rest.
+The whole step is what `fit` takes for it; what no part accounts for (gradient clipping, optimiser,
+bookkeeping) is the rest.
 """
 
 import statistics

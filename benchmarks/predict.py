@@ -1,4 +1,4 @@
-"""Prediction with S samples, against the classifier alone on as many images and against one pass a sample."""
+"""Prediction with S samples, against the classifier alone and against one pass a sample."""
 
 from functools import partial
 

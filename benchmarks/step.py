@@ -1,4 +1,4 @@
-"""A whole training step: its floor, the revision before, plain, compiled, and the published structure.
+"""A whole training step: its floor, the revision before, plain, compiled, the published one.
 
 The floor is the classifier alone, trained on as many images as the method shows it: B (S + 1), or
 B S where the loss leaves the images as they come out. "before" is another revision of flowinv
@@ -105,7 +105,7 @@ def optimised(module: nn.Module, loss) -> None:
     module.optimizer.step()
 
 
-# What the process of the revision before runs: it makes its model, then a step for each line it reads.
+# What the process of the revision before runs: its model, then a step for each line it reads.
 OTHER = """
 import sys
 import torch
@@ -137,7 +137,7 @@ for _ in sys.stdin:
 
 
 class Other:
-    """A step of the revision before, in its own process; called, it makes one step and waits for it."""
+    """A step of the revision before, in its own process: a call makes one step and waits for it."""
 
     def __init__(self, source: Path, task: Task, device: torch.device):
         code = OTHER.format(

@@ -1,7 +1,7 @@
 """The warp three ways: flowinv's, kornia's homography_warp, and plain affine_grid with grid_sample.
 
-The same images, matrices and output gradients. Forward, and backward with a gradient for the matrices alone (the images
-are data: what training needs) and for matrices and images.
+The same images, matrices and output gradients. Forward, and backward with a gradient for the
+matrices alone (the images are data: what training needs) and for matrices and images.
 """
 
 from functools import partial
@@ -58,7 +58,8 @@ def main() -> None:
                     leaves = [x for x in (matrices, pictures) if x.requires_grad]
                     return (pictures, matrices), out, leaves, given.to(dtype)  # noqa: B023
 
-                # In float64: a rounded place can fall on the other side of a pixel's centre, where the slope jumps.
+                # In float64: a rounded place can fall on the other side of a pixel's centre, where
+                # the slope jumps.
                 _, out, leaves, grad = prepare(torch.float64)
                 results = [out.detach(), *torch.autograd.grad(out, leaves, grad)]
                 same(name, results, reference := reference or results, 1e-6)

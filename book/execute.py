@@ -1,7 +1,8 @@
 """Run chapters from top to bottom and store their outputs in place: `make execute`.
 
 A chapter is written only if every cell ran without an error or a warning, and without anything
-that belongs to the machine it ran on. How long it took is stored in it, and shown on the page `status.md`.
+that belongs to the machine it ran on. How long it took is stored in it, and shown on the page
+`status.md`.
 """
 
 import base64
@@ -84,7 +85,7 @@ def execute(path: Path) -> None:
 
 
 def status(folder: Path) -> str:
-    """The page that says how long each chapter took to run, in the order of the table of contents."""
+    """The page that says how long each chapter took, in the order of the table of contents."""
     contents = (folder.parent / "_toc.yml").read_text()
     rows = []
     for name in re.findall(r"file: book/(\S+)", contents):
@@ -93,15 +94,17 @@ def status(folder: Path) -> str:
         if run:
             minutes, seconds = divmod(run["seconds"], 60)
             rows.append(
-                f"| [](./{path.name}) | {minutes}:{seconds:02} | {run['profile']} | {run['device']} | {run['python']} | {run['date']} |"
+                f"| [](./{path.name}) | {minutes}:{seconds:02} | {run['profile']}"
+                f" | {run['device']} | {run['python']} | {run['date']} |"
             )
     return STATUS + "\n".join(rows) + "\n"
 
 
 STATUS = """# Status
 
-How long each chapter took when it was last run from top to bottom, everything included. The pages show what came out of these runs, but for
-the opening chapter, which `make book` trains anew. Made by `make execute`, which stores a chapter only if no cell failed or warned.
+How long each chapter took when it was last run from top to bottom, everything included. The pages
+show what came out of these runs, but for the chapter on digits, which `make book` trains anew. Made
+by `make execute`, which stores a chapter only if no cell failed or warned.
 
 | chapter | minutes | profile | device | Python | date |
 | --- | --- | --- | --- | --- | --- |

@@ -60,7 +60,7 @@ class Guide(nn.Module):
         raise NotImplementedError
 
     def box(self, half_width: Tensor, batch: int) -> Uniform:
-        """Uniform on the box that holds everything, shrunk by ``half_width`` towards the identity."""
+        """Uniform on the whole box, shrunk by ``half_width`` towards the identity."""
         centre = ((1 - half_width) * self.identity).expand(batch, -1)
         return Uniform(centre - half_width, centre + half_width)
 
@@ -259,7 +259,7 @@ class FlowGuide(Guide):
 
 
 class Flow(FlowGuide):
-    """q(T | I) an autoregressive spline flow, ``spline_flow``, whose context is the image's embedding.
+    """q(T | I) an autoregressive spline flow whose context is the image's embedding.
 
     Args:
         family, in_channels: as ``Guide`` has them.

@@ -42,13 +42,13 @@ class InvariantClassifier(nn.Module):
 
     Args:
         classifier: module of images (N, C, H, W) to logits (N, classes).
-        guide: module of images (B, C, H, W) to a distribution over (D,), as flowinv.guides has them.
+        guide: module of images (B, C, H, W) to a distribution over (D,), as in flowinv.guides.
         family: the transformations.
         original: whether the loss adds −log f(C; I), so that f also knows images as they come.
         draw: how the loss samples q: a function of q and a number, as flowinv.distributions.draw.
         autocast: whether the classifier computes in bfloat16 where PyTorch thinks it safe:
-            : faster on recent processors. Transformations, densities and the loss stay in
-            the images' precision.
+            faster on recent processors. Transformations, densities and the loss stay in the images'
+            precision.
 
     Example:
         >>> model = InvariantClassifier.build("flow", "rotation_translation", 1, classes=5)
@@ -124,7 +124,7 @@ class InvariantClassifier(nn.Module):
         return self.classify(latent.flatten(0, -4)).unflatten(0, T.shape[:-1])
 
     def model(self, images: Tensor, labels: Tensor | None = None, alpha: float = 1.0) -> Tensor:
-        """The generative program: T from the uniform prior, the image transformed, its class observed.
+        """The generative program: T from the prior, the image transformed, its class observed.
 
         ``alpha`` must be above 0 here and in ``guide``: Pyro scales by positive numbers only.
         """

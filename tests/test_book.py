@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 def elsewhere(tmp_path_factory):
     """An environment with everything but flowinv, as Colab has it, and the checkout's wheel.
 
-    It sees this environment's packages through a .pth file. Python does not follow the .pth files of
-    a folder that came in through one, so the editable flowinv is not among them.
+    It sees this environment's packages through a .pth file. Python does not follow the .pth files
+    of a folder that came in through one, so the editable flowinv is not among them.
     """
     folder = tmp_path_factory.mktemp("colab")
     run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: E731
@@ -49,11 +49,16 @@ def elsewhere(tmp_path_factory):
     return python, wheel
 
 
-@pytest.mark.parametrize(
-    "chapter", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem
-)
+# nbval runs every chapter. From the wheel, as on Colab, one in each run of the tests is enough.
+CHAPTERS = [
+    pytest.param(path, id=path.stem, marks=[] if path.stem == "augmenter" else [pytest.mark.slow])
+    for path in sorted((ROOT / "book").glob("*.ipynb"))
+]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
-    """From an empty folder, flowinv arriving only through the first cell, from the built wheel; then the exercises' solutions."""
+    """From an empty folder, flowinv through the first cell alone; then the exercises' solutions."""
     python, wheel = elsewhere
     notebook = nbformat.read(chapter, as_version=4)
     where = "import flowinv; assert flowinv.__file__.startswith({!r}), flowinv.__file__"
@@ -75,7 +80,9 @@ def test_a_chapter_runs_as_on_colab(chapter, elsewhere, tmp_path):
         "import nbformat, sys; from nbclient import NotebookClient;"
         "from jupyter_client.manager import KernelManager;"
         "from jupyter_client.kernelspec import KernelSpec;"
-        "km = KernelManager(); km._kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']);"
+        "km = KernelManager();"
+        "launch = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'];"
+        "km._kernel_spec = KernelSpec(argv=launch);"
         "NotebookClient(nbformat.read('chapter.ipynb', 4), timeout=300, km=km).execute()"
     )
     result = subprocess.run(

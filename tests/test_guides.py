@@ -38,7 +38,7 @@ def test_every_guide_is_a_distribution_over_the_box_for_each_image(name, family,
 def test_every_guides_density_is_that_of_its_samples(name, family, images):
     """The box's halves: the share of samples in each against the share that the density gives it.
 
-    By importance sampling from a mixture of q and the uniform distribution, so that weights are at most 2.
+    By importance sampling from a mixture of q and the uniform distribution: weights are at most 2.
     """
     D, n = FAMILIES[family].dim, 20000
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_images_that_are_not_images_are_a_one_line_error(name):
 def test_an_unknown_guide_and_a_box_too_wide_are_one_line_errors():
     with pytest.raises(
         ValueError,
-        match="unknown guide 'flows': expected one of none, fixed, augerino, instaaug, instaaug_crops, gaussian, flow, coupling_flow, mixture_flow",
+        match="unknown guide 'flows': expected one of " + ", ".join(GUIDES),
     ):
         GUIDES["flows"]
     with pytest.raises(ValueError, match="half_width: expected numbers above 0 and up to 1, got"):

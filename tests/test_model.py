@@ -58,7 +58,7 @@ WITHOUT_RSAMPLE = [
 def test_where_nothing_is_reparametrised_the_loss_is_pyros_elbo_in_expectation(
     guide, family, options, images, labels
 ):
-    """Pyro uses the score function there; value and gradient agree within the noise of its samples."""
+    """Pyro uses the score function there; value and gradient agree within its samples' noise."""
     model = build(guide, False, family, **options)
     with torch.no_grad():  # so that transformations matter to the classifier
         model.classifier.head.weight.mul_(10)

@@ -75,7 +75,7 @@ def test_a_chapter_installs_from_the_address_and_links_to_colab(path):
 
 @every_chapter
 def test_a_chapter_is_stored_as_it_ran(path):
-    """Kernel python3, every cell executed in order, no errors, warnings or widgets but interactive figures."""
+    """Kernel python3, cells executed in order, no errors, warnings or stray widgets."""
     notebook = json.loads(path.read_text())
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     source = "".join("".join(c["source"]) for c in cells(path, "code"))
@@ -155,9 +155,9 @@ def test_pins_are_names_and_versions_and_allow_what_pyproject_asks_for():
             pins[name.lower().replace("_", "-")] = version
     if not pins:
         pytest.skip("constraints.txt was emptied, to test without pins")
-    wanted = PROJECT["dependencies"] + [
-        r for extra in PROJECT["optional-dependencies"].values() for r in extra
-    ]
+    wanted = list(PROJECT["dependencies"])
+    for extra in PROJECT["optional-dependencies"].values():
+        wanted += [line for line in extra if not line.startswith("flowinv[")]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), (
             requirement

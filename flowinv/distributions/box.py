@@ -35,7 +35,7 @@ class Draw(NamedTuple):
 
 
 def draw(q: dist.TorchDistribution, samples: int) -> Draw:
-    """Samples of q with their log-densities and weights: ``q.draw(samples)``, or what stands for it.
+    """Samples of q, their log-densities and weights: ``q.draw(samples)``, or what stands for it.
 
     Distributions that have no ``draw``, as those of other libraries, are reparametrised where they
     can be, with weights 1/S. For the rest the weights are 1/S in value and have the score ∇log q as

@@ -205,7 +205,7 @@ def mixture_flow(
     periodic: Sequence[bool] | None = None,
     **start,
 ) -> ConditionalFlow:
-    """A mixture of Gaussians for each context, sent to the box by tanh, wrapped where it is a circle.
+    """A mixture of Gaussians for each context, sent to the box by tanh, or wrapped on a circle.
 
     Args:
         dim: D.

@@ -1,7 +1,7 @@
 """Invertible layers of D coefficients, whose parameters networks compute from the context.
 
-A layer goes both ways, ``forward(x, context)`` and ``inverse(y, context)``, and says which spaces it
-leads from and to. A new one is a subclass of ``Layer``.
+A layer goes both ways, ``forward(x, context)`` and ``inverse(y, context)``, and says which spaces
+it leads from and to. A new one is a subclass of ``Layer``.
 """
 
 import math

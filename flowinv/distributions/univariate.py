@@ -134,7 +134,8 @@ class Spline(Univariate):
     Between two knots, with z = (x − x_k) / w, s = h / w and slopes δ_k, δ_{k+1} at the knots::
 
         y     = y_k + h (s z² + δ_k z (1 − z)) / (s + (δ_{k+1} + δ_k − 2 s) z (1 − z))
-        dy/dx = s² (δ_{k+1} z² + 2 s z (1 − z) + δ_k (1 − z)²) / (s + (δ_{k+1} + δ_k − 2 s) z (1 − z))².
+        dy/dx = s² (δ_{k+1} z² + 2 s z (1 − z) + δ_k (1 − z)²)
+                / (s + (δ_{k+1} + δ_k − 2 s) z (1 − z))².
 
     Parameters, (…, D, 3K + 1), are raw widths (K), heights (K) and slopes (K + 1) of K bins; zeros
     give the identity. Where a coefficient is periodic, −1 and 1 are one point with one slope, and
