@@ -7,11 +7,32 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """α from `start` to `end`, evenly in its logarithm, over a `share` of the epochs after burn-in.
+class Constant:
+    """α that stays as it is; a number as ``alpha`` says the same."""
 
-    >>> [round(Schedule(1.0, 0.01, share=1.0).at(progress, None), 3) for progress in (0, 0.5, 1)]
-    [1.0, 0.1, 0.01]
+    alpha: float
+
+    def at(self, progress: float, state: Tensor | None = None) -> float:
+        """α."""
+        return self.alpha
+
+    def observe(self, entropy: Tensor, state: Tensor) -> None:
+        """A constant looks at nothing."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """α that moves evenly in its logarithm, then stays.
+
+    Args:
+        start: α at the end of burn-in.
+        end: α later on.
+        share: of the epochs after burn-in, in which it moves.
+
+    Example:
+        >>> moving = Schedule(1.0, 0.01, share=1.0)
+        >>> [round(moving.at(progress), 3) for progress in (0, 0.5, 1)]
+        [1.0, 0.1, 0.01]
     """
 
     start: float
@@ -24,7 +45,8 @@ class Schedule:
                 f"schedule: expected positive alphas and a share in (0, 1], got {self}"
             )
 
-    def at(self, progress: float, state: Tensor | None) -> float:
+    def at(self, progress: float, state: Tensor | None = None) -> float:
+        """α when the share ``progress`` of the epochs after burn-in is over."""
         return self.start * (self.end / self.start) ** min(1.0, progress / self.share)
 
     def observe(self, entropy: Tensor, state: Tensor) -> None:
@@ -33,13 +55,20 @@ class Schedule:
 
 @dataclass(frozen=True)
 class EntropyControl:
-    """α that steers the mean entropy to `target` (nats, at most D log 2).
+    """α that steers the mean entropy to a target, by the error e = target − entropy within ±1::
 
-    log α is that of `start` plus the error, target − entropy clipped to ±1, times `gain`, plus the
-    integral of the error, weighted by `rate` at each step. The integral stays within ± `bound`: after a target
-    out of reach it takes at most 2 bound / rate steps at full error to come back. α only pays for
-    entropy, so the entropy comes down no faster than the classifier pushes it, and neither way once the
-    rates have decayed.
+        log α = log start + gain · e + Σ rate · e        (the sum kept within ± bound)
+
+    After a target out of reach the sum takes at most 2 bound / rate steps at full error to come
+    back. α only pays for entropy, so the entropy comes down no faster than the classifier pushes
+    it, and neither way once the learning rates have decayed.
+
+    Args:
+        target: in nats, at most D log 2.
+        start: α at the end of burn-in.
+        gain: weight of the latest error.
+        rate: weight of each error in the sum.
+        bound: of the sum.
     """
 
     target: float
@@ -55,19 +84,26 @@ class EntropyControl:
             )
 
     def at(self, progress: float, state: Tensor) -> Tensor:
-        return self.start * (self.gain * state[0] + state[1]).exp()
+        """α after what was observed; a new state is two zeros, the error and the sum."""
+        error, total = state
+        return self.start * (self.gain * error + total).exp()
 
     def observe(self, entropy: Tensor, state: Tensor) -> None:
+        """Change the state in place by a step's mean entropy."""
         state[0] = (self.target - entropy.detach()).clamp(-1, 1)
         state[1] = (state[1] + self.rate * state[0]).clamp(-self.bound, self.bound)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Learning rates along half a cosine, from their peak at the first step to the share `to` of it at the last.
+    """Learning rates along half a cosine, from their peak at the first step to a share of it.
 
-    >>> [round(Cosine(to=0.1).at(epoch, epochs=10), 3) for epoch in (0, 5, 10)]
-    [1.0, 0.55, 0.1]
+    Args:
+        to: that share, in [0, 1].
+
+    Example:
+        >>> [round(Cosine(to=0.1).at(epoch, epochs=10), 3) for epoch in (0, 5, 10)]
+        [1.0, 0.55, 0.1]
     """
 
     to: float = 0.0
@@ -77,15 +113,21 @@ class Cosine:
             raise ValueError(f"cosine: expected a share in [0, 1], got {self.to}")
 
     def at(self, epoch: float, epochs: int) -> float:
+        """The share of the peak after so many of the epochs."""
         return self.to + (1 - self.to) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Learning rates multiplied by `factor` every so many epochs.
+    """Learning rates multiplied by a factor every so many epochs.
 
-    >>> [round(Steps(every=80, factor=0.1).at(epoch, epochs=200), 3) for epoch in (79.9, 80, 160)]
-    [1.0, 0.1, 0.01]
+    Args:
+        every: how many.
+        factor: in (0, 1].
+
+    Example:
+        >>> [round(Steps(every=80).at(epoch, epochs=200), 3) for epoch in (79.9, 80, 160)]
+        [1.0, 0.1, 0.01]
     """
 
     every: int
@@ -94,10 +136,12 @@ class Steps:
     def __post_init__(self):
         if not (self.every > 0 and 0 < self.factor <= 1):
             raise ValueError(
-                f"steps: expected a positive number of epochs and a factor in (0, 1], got {self}"
+                "steps: expected a positive number of epochs and a factor in (0, 1],"
+                f" got {self.every} and {self.factor}"
             )
 
     def at(self, epoch: float, epochs: int) -> float:
+        """The share of the peak after so many of the epochs."""
         return self.factor ** (epoch // self.every)
 
 
@@ -105,20 +149,28 @@ class Steps:
 class Settings:
     """How to train.
 
-    alpha: price of entropy, 1/λ: a number, a Schedule or an EntropyControl.
-    samples: S, transformations an image and step.
-    lr, guide_lr: learning rates of the classifier and of q(T | I). decay: how both go down.
-    optimizer: the classifier's, "adam" or "sgd" (momentum 0.9); q(T | I) always has Adam.
-    weight_decay: of the classifier, apart from Adam's gradient (AdamW).
-    burn_in: epochs in which the classifier alone learns, from images as they are.
-    freeze: whether the classifier then stays as it is.
-    smoothing: share of each label that is spread over all classes.
-    clip: the largest norm of a step's gradient.
-    seed: of everything random in training, 0 or more. What a step draws follows from it, the epoch, the step and the part
-        of the batch alone.
-    chunk: transformed images at once. A batch then goes in parts, whose gradients add up to the whole one's, in less
-        memory. (Batch normalisation would see the parts; a mixture of K components has at least K samples.)
-        None: all at once.
+    Args:
+        epochs: in all, those of burn-in included.
+        batch_size: images in a step.
+        alpha: price of entropy, 1/λ: a number, a ``Schedule`` or an ``EntropyControl``.
+        samples: S, transformations an image and step.
+        lr: learning rate of the classifier.
+        guide_lr: learning rate of q(T | I).
+        burn_in: epochs in which the classifier alone learns, from images as they are.
+        freeze: whether the classifier then stays as it is.
+        smoothing: share of each label that is spread over all classes.
+        clip: the largest norm of a step's gradient.
+        seed: of everything random in training, 0 or more. What a step draws follows from it, the
+            epoch, the step and the part of the batch alone.
+        chunk: transformed images at once; None: all. A batch then goes in parts, whose gradients
+            add up to the whole one's, in less memory. Batch normalisation would see the parts, and
+            a mixture of K components has at least K samples.
+        optimizer: the classifier's, "adam" or "sgd" (momentum 0.9); q(T | I) always has Adam.
+        weight_decay: of the classifier, apart from Adam's gradient (AdamW).
+        decay: how both learning rates go down.
+
+    Raises:
+        ValueError: a setting makes no sense.
     """
 
     epochs: int = 32
@@ -139,19 +191,24 @@ class Settings:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip", "chunk"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not self.burn_in >= 0 or not (
-            isinstance(self.alpha, Schedule | EntropyControl) or self.alpha >= 0
-        ):
-            raise ValueError(
-                f"alpha and burn_in: expected 0 or more, got {self.alpha} and {self.burn_in}"
-            )
-        if self.optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer: expected adam or sgd, got {self.optimizer!r}")
-        if self.seed < 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"seed and weight_decay: expected 0 or more, got {self.seed} and {self.weight_decay}"
-            )
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        for name in ("lr", "guide_lr"):
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"{name}: expected a finite number, got inf")
+        for name in ("alpha", "burn_in", "seed", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, Schedule | EntropyControl) and not value >= 0:
+                raise ValueError(f"{name}: expected 0 or more, got {value}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing: expected a share in [0, 1), got {self.smoothing}")
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer: expected adam or sgd, got {self.optimizer!r}")
+
+    @property
+    def price(self) -> Constant | Schedule | EntropyControl:
+        """``alpha`` as a rule, also where it is a number."""
+        if isinstance(self.alpha, Schedule | EntropyControl):
+            return self.alpha
+        return Constant(self.alpha)
