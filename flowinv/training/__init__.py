@@ -5,6 +5,18 @@ from .loop import TrainingWarning, fit, make_optimizers, pick_device, step
 from .settings import Cosine, EntropyControl, Schedule, Settings, Steps
 
 __all__ = [
-    "CheckpointError", "Cosine", "EntropyControl", "Schedule", "Settings", "Steps", "TrainingWarning", "finished_epochs",
-    "fit", "load_weights", "make_optimizers", "pick_device", "save_weights", "step",
-]  # fmt: skip
+    "CheckpointError",
+    "Cosine",
+    "EntropyControl",
+    "Schedule",
+    "Settings",
+    "Steps",
+    "TrainingWarning",
+    "finished_epochs",
+    "fit",
+    "load_weights",
+    "make_optimizers",
+    "pick_device",
+    "save_weights",
+    "step",
+]

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on, in one safetensors file, whole or not at all."""
+"""Checkpoints: all that a run needs to go on, in one safetensors file, whole or not at all."""
 
 import dataclasses
 import functools
@@ -6,12 +6,9 @@ import hashlib
 import inspect
 import json
 import math
-import os
 import re
 import types
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +18,138 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import atomic_write
 from ..model import InvariantClassifier
+from .settings import Settings
+
+UNREADABLE = (OSError, SafetensorError, KeyError, ValueError, TypeError)
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint does not fit the model or the settings, or cannot be read."""
 
 
+@dataclasses.dataclass
+class Run:
+    """A run of training: what it needs to go on.
+
+    Args:
+        model: in training.
+        settings: how.
+        optimizers: of the classifier and, if it has anything to learn, of q(T | I).
+        control: (2,), the state of an ``EntropyControl``.
+        identity: what it must share with a checkpoint, beside shapes and settings.
+        history: one dict for each epoch that is over.
+    """
+
+    model: InvariantClassifier
+    settings: Settings
+    optimizers: list[torch.optim.Optimizer]
+    control: Tensor
+    identity: dict[str, Any]
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def save_checkpoint(path: str | Path, run: Run) -> None:
+    """Write all of the run, whole or not at all.
+
+    Raises:
+        CheckpointError: the file cannot be written, or the history is no plain data.
+    """
+    tensors = {f"model.{key}": value for key, value in run.model.state_dict().items()}
+    for number, optimizer in enumerate(run.optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer.{number}.{index}.{key}"] = value
+    tensors["control"] = run.control
+    about = {
+        "settings": dataclasses.asdict(run.settings),
+        "identity": run.identity,
+        "history": run.history,
+    }
+    _write(path, tensors, about)
+
+
+def load_checkpoint(path: str | Path, run: Run) -> None:
+    """Put everything back into the run; nothing is changed unless all of it fits.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is of another run.
+    """
+    try:
+        about, tensors = _read(path)
+        settings = about["settings"]
+        identity = about["identity"]
+        history = about["history"]
+        control = tensors["control"]
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({error}): delete it to start afresh"
+        ) from None
+    weights = _under("model.", tensors)
+    _check_settings(path, settings, dataclasses.asdict(run.settings))
+    _check_weights(path, weights, run.model.state_dict())
+    _check_identity(path, identity, run.identity)
+    run.model.load_state_dict(weights)
+    run.control.copy_(control)
+    for number, optimizer in enumerate(run.optimizers):
+        _put_back(_under(f"optimizer.{number}.", tensors), optimizer)
+    run.history = history
+
+
+def finished_epochs(path: str | Path) -> int:
+    """How far a checkpoint's run has come; 0 without one, or with one that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return len(json.loads(file.metadata()["flowinv"])["history"])
+    except UNREADABLE:
+        return 0
+
+
+def save_weights(path: str | Path, model: InvariantClassifier, about: dict[str, Any]) -> None:
+    """A trained model's weights alone, written whole or not at all.
+
+    Args:
+        path: the file.
+        model: the model.
+        about: a word about them: plain numbers, lists and strings.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    _write(path, model.state_dict(), about)
+
+
+def load_weights(path: str | Path, model: InvariantClassifier) -> dict[str, Any]:
+    """Put stored weights into a model built in the same way, and return the word about them.
+
+    Raises:
+        CheckpointError: the file cannot be read, or the model is another.
+    """
+    try:
+        about, weights = _read(path)
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} has no readable weights ({error}): train again") from None
+    _check_weights(path, weights, model.state_dict())
+    model.load_state_dict(weights)
+    return about
+
+
+def identity(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """What a checkpoint shares with the run that goes on from it, beside shapes and settings."""
+    some = images[:: max(1, len(images) // 64)].cpu().numpy()
+    return {
+        "model": describe(model),
+        "images per class": torch.bincount(labels).tolist(),
+        "images": _hash(some.tobytes()),
+    }
+
+
 # What nn.Module itself keeps in every module: parameters, buffers, children, hooks, the mode.
-MACHINERY = frozenset(vars(nn.Module()))
+MACHINERY = {"training"} | {name for name in dir(nn.Module()) if name.startswith("_")}
 
 
-def describe(thing: object, above: tuple[int, ...] = ()) -> Any:
+def describe(thing: object) -> Any:
     """What a thing was built from, as plain JSON data, without addresses: alike in every process.
 
     Numbers and strings are told as they are, containers by what they hold, tensors by a hash. Named
@@ -42,7 +159,6 @@ def describe(thing: object, above: tuple[int, ...] = ()) -> Any:
 
     Args:
         thing: a model, or whatever it holds.
-        above: identities of the things that hold this one, so that a circle ends.
 
     Example:
         >>> describe(nn.Sequential(nn.Dropout(0.1)))["0"]
@@ -50,13 +166,18 @@ def describe(thing: object, above: tuple[int, ...] = ()) -> Any:
         >>> describe(functools.partial(round, ndigits=1))
         {'partial of': 'builtins.round', 'arguments': [], 'keywords': {'ndigits': 1}}
     """
+    return _describe(thing, ())
+
+
+def _describe(thing: object, above: tuple[int, ...]) -> Any:
+    """``above``: the ids of the things that hold this one, so that a circle ends."""
     if thing is None or isinstance(thing, bool | int | str):
         return thing
     if isinstance(thing, float):
         return thing if math.isfinite(thing) else repr(thing)
     if id(thing) in above:
         return "one of those that hold it"
-    inner = functools.partial(describe, above=(*above, id(thing)))
+    inner = functools.partial(_describe, above=(*above, id(thing)))
     if isinstance(thing, dict):
         return {_key(key, inner): inner(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
@@ -183,158 +304,78 @@ def _short(told: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def identity(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict:
-    """What a checkpoint must share with the run that goes on from it, beside shapes and settings."""
-    some = images[:: max(1, len(images) // 64)].cpu().numpy()
-    return {
-        "model": describe(model),
-        "images per class": torch.bincount(labels).tolist(),
-        "images": hashlib.sha256(some.tobytes()).hexdigest(),
-    }
-
-
-def save_checkpoint(
-    path: str | Path,
-    model: InvariantClassifier,
-    optimizers: list,
-    control: Tensor,
-    settings,
-    about_run: dict,
-    history: list,
-) -> None:
-    """Model, optimisers, entropy control's state and history, written whole or not at all."""
-    path = Path(path)
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
-    tensors["control"] = control
-    about = {"settings": asdict(settings), "identity": about_run, "history": history}
-    try:
-        metadata = {"flowinv": json.dumps(about)}
-    except TypeError as error:
-        raise CheckpointError(
-            f"{path} was not written ({error}): let each_epoch return plain numbers, lists and strings"
-        ) from None
-    _write(path, tensors, metadata)
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {key: value.clone().contiguous() for key, value in tensors.items()}, partial, metadata
-        )
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise CheckpointError(
-            f"{path} could not be written ({error}): free some space or choose another folder; the last one is as it was"
-        ) from None
-
-
-def save_weights(path: str | Path, model: InvariantClassifier, about: dict) -> None:
-    """A trained model's weights alone, with a word about them, written whole or not at all."""
-    _write(Path(path), model.state_dict(), {"flowinv": json.dumps(about)})
-
-
-def load_weights(path: str | Path, model: InvariantClassifier) -> dict:
-    """Put them into a model built in the same way, and return the word about them.
-
-    Raises CheckpointError if the file or the model is another.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["flowinv"])
-            weights = {key: file.get_tensor(key) for key in file.keys()}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} has no readable weights ({error}): train again") from None
-    _check_weights(path, model, weights)
-    model.load_state_dict(weights)
-    return about
-
-
-def finished_epochs(path: str | Path) -> int:
-    """How far a checkpoint's run has come; 0 without one, or with one that cannot be read."""
-    try:
-        with safe_open(path, "pt") as file:
-            return len(json.loads(file.metadata()["flowinv"])["history"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        return 0
-
-
-def _check_weights(
-    path: str | Path, model: InvariantClassifier, weights: dict[str, Tensor]
-) -> None:
-    own = model.state_dict()
-    for key in own.keys() | weights.keys():
-        here, there = (tuple(w[key].shape) if key in w else "nothing" for w in (own, weights))
-        if here != there:
-            raise CheckpointError(
-                f"{path} holds another model ({key}: {there} there, {here} here): build the same one, or use another file"
-            )
-
-
-def load_checkpoint(
-    path: str | Path,
-    model: InvariantClassifier,
-    optimizers: list,
-    control: Tensor,
-    settings,
-    about_run: dict,
-) -> list[dict]:
-    """Put everything back and return the history; nothing is changed unless all of it fits."""
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["flowinv"])
-            then, whose, history = about["settings"], about["identity"], about["history"]
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            state_of_control = tensors["control"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint ({error}): delete it to start afresh"
-        ) from None
-    now = asdict(settings)
+def _check_settings(path: str | Path, there: dict, here: dict) -> None:
     changed = [
-        f"{key} {then.get(key)} (now {now[key]})" for key in now if then.get(key) != now[key]
+        f"{key} {there.get(key)} (now {value})"
+        for key, value in here.items()
+        if there.get(key) != value
     ]
     if changed:
         raise CheckpointError(
             f"{path} was trained with {', '.join(changed)}: use those settings, or another file"
         )
-    weights = {
-        key.removeprefix("model."): value
-        for key, value in tensors.items()
-        if key.startswith("model.")
-    }
-    _check_weights(path, model, weights)
-    for key, value in about_run.items():
-        difference = _difference(whose.get(key), value)
+
+
+def _check_weights(path: str | Path, there: dict[str, Tensor], here: dict[str, Tensor]) -> None:
+    for key in here | there:
+        shapes = [tuple(w[key].shape) if key in w else "nothing" for w in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{path} holds another model ({key}: {shapes[0]} there, {shapes[1]} here):"
+                " build the same one, or use another file"
+            )
+
+
+def _check_identity(path: str | Path, there: dict, here: dict) -> None:
+    for key, value in here.items():
+        difference = _difference(there.get(key), value)
         if difference:
             raise CheckpointError(
                 f"{path} is of another run (its {key} differs{difference}):"
                 " use the same one, or another file"
             )
-    model.load_state_dict(weights)
-    control.copy_(state_of_control)
-    states: dict[int, dict[int, dict]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, index, name = key.split(".")
-            states.setdefault(int(number), {}).setdefault(int(index), {})[name] = value
-    for number, state in states.items():
-        parameters = optimizers[number].param_groups[0]["params"]
-        for (
-            index,
-            values,
-        ) in (
-            state.items()
-        ):  # laid out in memory as the parameter is, which fused optimisers rely on
-            like = parameters[index]
-            for name, value in values.items():
-                if value.shape == like.shape:
-                    values[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-        optimizers[number].load_state_dict(optimizers[number].state_dict() | {"state": state})
-    return history
+
+
+def _put_back(stored: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """The optimiser's state, stored as index.name, one parameter after the other."""
+    parameters = optimizer.param_groups[0]["params"]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in stored.items():
+        index, name = key.split(".")
+        like = parameters[int(index)]
+        if value.shape == like.shape:  # fused optimisers rely on one layout for both
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["flowinv"])
+        return about, {key: file.get_tensor(key) for key in file.keys()}
+
+
+def _write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    try:
+        metadata = {"flowinv": json.dumps(about)}
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} was not written ({error}): use plain numbers, lists and strings,"
+            " in what each_epoch returns, too"
+        ) from None
+    apart = {key: value.clone().contiguous() for key, value in tensors.items()}
+    try:
+        with atomic_write(path) as partial:
+            save_file(apart, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error}):"
+            " free some space or choose another folder; the last one is as it was"
+        ) from None

@@ -4,21 +4,24 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from ..checks import check_images, check_labels
 from ..model import InvariantClassifier
 from ..transforms import FAMILIES
-from .checkpoints import CheckpointError, identity, load_checkpoint, save_checkpoint
-from .settings import EntropyControl, Schedule, Settings
+from .checkpoints import CheckpointError, Run, identity, load_checkpoint, save_checkpoint
+from .settings import Settings
 
 
 class TrainingWarning(UserWarning):
@@ -26,10 +29,11 @@ class TrainingWarning(UserWarning):
 
 
 def pick_device() -> torch.device:
-    """CUDA if there is one, else Apple's MPS if its PyTorch can do what training needs, else the CPU."""
+    """CUDA if there is one, else Apple's MPS if its PyTorch can train there, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() and _trains_on("mps") else "cpu")
+    on_mps = torch.backends.mps.is_available() and _trains_on("mps")
+    return torch.device("mps" if on_mps else "cpu")
 
 
 def _trains_on(device: str) -> bool:
@@ -50,138 +54,303 @@ def fit(
     *,
     device: torch.device | str | None = None,
     checkpoint: str | Path | None = None,
-    each_epoch: Callable[[InvariantClassifier], dict] | None = None,
+    each_epoch: Callable[[InvariantClassifier], dict[str, Any]] | None = None,
     progress: bool = True,
     accelerator=None,
-) -> list[dict]:
-    """Train the model in place; returns one dict an epoch: epoch, loss, entropy (nats), alpha, seconds.
+) -> list[dict[str, Any]]:
+    """Train the model in place, and return its history: one dict for each epoch.
 
-    images (N, C, H, W), floats in [0, 1]; labels (N,), int64. They move to the device whole.
-    settings: PyTorch's global generators are seeded from its seed at every step, so a run repeats whatever
-        came before it; at the end they are given back as they were.
-    device: None takes pick_device(). The model stays there afterwards.
-    checkpoint: a file written after each epoch, whole or not at all. If it is there already, training
-        goes on where it stopped and ends, on a CPU, at the same bits as if it had not stopped.
-    each_epoch: called with the model after each epoch; what it returns joins that epoch's dict. Its own random
-        draws do not change training.
-    progress: a bar with the loss, the entropy and images per second.
-    accelerator: an accelerate.Accelerator, which then says the device. Under `accelerate launch` with several processes
-        each takes its part of every batch, and the gradients add up to the whole one's: the step is the one that a
-        single process would make of the same parts. (Batch normalisation sees the parts.) The first
-        process writes the checkpoint, and all read it.
+    A dict has epoch, loss, entropy (nats) and alpha (means over the epoch; None in burn-in) and
+    seconds, and embedding_spread where the guide has an encoder. A run repeats, whatever came
+    before it: PyTorch's global generators are seeded from the settings' seed at every step. At the
+    end the caller has them back as they were.
 
-    Raises ValueError for images, labels or settings that do not fit, CheckpointError for a
-    checkpoint of another model or other settings, FloatingPointError when the loss or a gradient is
-    not finite or the entropy is above the box's. Warns (TrainingWarning) when the guide's encoder
-    gives all images one embedding.
+    Args:
+        model: moves to the device and stays there.
+        images: (N, C, H, W), floats in [0, 1]. They move to the device whole.
+        labels: (N,), int64.
+        settings: how to train.
+        device: None takes ``pick_device()``.
+        checkpoint: a file written after each epoch, whole or not at all. If it is there already,
+            training goes on where it stopped and ends, on a CPU, at the same bits as if it had not
+            stopped.
+        each_epoch: called with the model after each epoch; what it returns joins that epoch's
+            dict. Its own random draws do not change training.
+        progress: a bar with the loss, the entropy and images per second.
+        accelerator: an ``accelerate.Accelerator``, which then says the device. Under
+            ``accelerate launch`` with several processes each takes its part of every batch, and
+            the gradients add up to the whole one's: the step is the one that a single process
+            would make of the same parts. (Batch normalisation sees the parts.) The first process
+            writes the checkpoint, and all read it.
 
-    >>> from flowinv.data import load
-    >>> digits = load("mnist", sample=True).only([1, 6])
-    >>> model = InvariantClassifier.build("flow", "rotation", in_channels=1, classes=2)
-    >>> settings = Settings(epochs=2, burn_in=1)
-    >>> history = fit(model, digits.train.images[:256], digits.train.labels[:256], settings, progress=False)
-    >>> [row["epoch"] for row in history]
-    [1, 2]
+    Raises:
+        ValueError: images, labels or settings that do not fit.
+        CheckpointError: a checkpoint of another model or other settings.
+        FloatingPointError: the loss or a gradient is not finite, or the entropy is above the box's.
+
+    Warns:
+        TrainingWarning: q(T | I) will not be trained, or its encoder gives all images one
+            embedding.
+
+    Example:
+        >>> from flowinv.data import load
+        >>> digits = load("mnist", sample=True).only([1, 6])
+        >>> model = InvariantClassifier.build("flow", "rotation", in_channels=1, classes=2)
+        >>> settings = Settings(epochs=2, burn_in=1)
+        >>> history = fit(model, *digits.train[:256], settings, progress=False)
+        >>> [row["epoch"] for row in history]
+        [1, 2]
     """
     check_images(images)
-    together = accelerator is not None and accelerator.num_processes > 1
-    device = (
-        accelerator.device if accelerator else torch.device(device) if device else pick_device()
-    )
-    if accelerator and accelerator.mixed_precision != "no":
-        if accelerator.mixed_precision != "bf16":
-            raise ValueError(
-                f"mixed precision: expected bf16 or no, got {accelerator.mixed_precision}"
-            )
-        model.autocast = True
+    if accelerator:
+        device = accelerator.device
+        _take_precision(model, accelerator.mixed_precision)
+    device = torch.device(device) if device else pick_device()
     model.to(device).eval()
-    images, labels = images.to(device), labels.to(device)
+    images = images.to(device)
+    labels = labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
-    history: list[dict] = []
-    control = torch.zeros(2, device=device)  # error and integral of an EntropyControl
-    about = identity(model, images, labels)
     if settings.burn_in >= settings.epochs and list(model.q.parameters()):
         warnings.warn(
-            f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in; raise epochs or lower burn_in",
+            f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in;"
+            " raise epochs or lower burn_in",
             TrainingWarning,
             stacklevel=2,
         )
-    learning = [p for p in model.classifier.parameters() if p.requires_grad]
-    known = device.type in (
-        "cpu",
-        "cuda",
-    )  # that channels last and a fused optimiser are right there, and faster
-    own = [
-        module
-        for module in model.modules()
-        if known and getattr(module, "channels_last", False)
-    ]
-
-    N, steps = len(images), math.ceil(len(images) / settings.batch_size)
-    # Read here: tqdm's bar for notebooks heeds the variable too late, and leaves an empty widget behind.
-    quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-    try:
-        for network in own:  # a network of the reader's may rely on the usual layout
-            network.to(memory_format=torch.channels_last)
-        optimizers = make_optimizers(model, settings, known)
+    # Where channels last and fused optimisers are known to be right, and faster.
+    known = device.type in ("cpu", "cuda")
+    run = Run(
+        model,
+        settings,
+        optimizers=make_optimizers(model, settings, fused=known),
+        control=torch.zeros(2, device=device),
+        identity=identity(model, images, labels),
+    )
+    first = not _several(accelerator) or accelerator.is_main_process
+    with (
+        _generators_given_back(device),
+        _freezing(model.classifier),
+        _channels_last(model) if known else nullcontext(),
+    ):
         if checkpoint and Path(checkpoint).exists():
-            history = load_checkpoint(checkpoint, model, optimizers, control, settings, about)
-        if together:
-            _start_together(model, history, accelerator)
-        with (
-            _generators_given_back(device),
-            tqdm(
-                total=settings.epochs * N, initial=len(history) * N, unit="image", disable=quiet
-            ) as bar,
-        ):
-            for epoch in range(len(history), settings.epochs):
-                start, burning_in = time.perf_counter(), epoch < settings.burn_in
-                for parameter in learning:
-                    parameter.requires_grad_(burning_in or not settings.freeze)
-                loss, entropy, alpha, broken = _epoch(
-                    model, images, labels, settings, optimizers, control, epoch, bar, accelerator
-                )
-                _check_health(epoch, loss, entropy, int(broken), steps, model.family.dim)
-                row = {"epoch": epoch + 1, "loss": loss, "entropy": None, "alpha": None}
-                if not burning_in:
-                    row |= {"entropy": entropy, "alpha": alpha, **_embedding_spread(model, images)}
-                row["seconds"] = time.perf_counter() - start
+            load_checkpoint(checkpoint, run)
+        if _several(accelerator):
+            _start_together(run, accelerator)
+        with _bar(run, len(images), progress) as bar:
+            for row in _epochs(run, images, labels, bar, accelerator):
                 if each_epoch:
                     model.eval()
                     row |= each_epoch(model)
-                history.append(row)
-                bar.set_postfix(loss=f"{loss:.3f}", entropy=f"{entropy:.2f}")
-                if checkpoint and (not together or accelerator.is_main_process):
-                    save_checkpoint(
-                        checkpoint, model, optimizers, control, settings, about, history
-                    )
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        for network in own:
-            network.to(memory_format=torch.contiguous_format)
+                run.history.append(row)
+                if checkpoint and first:
+                    save_checkpoint(checkpoint, run)
     model.eval()
-    return history
+    return run.history
+
+
+def _epochs(
+    run: Run, images: Tensor, labels: Tensor, bar: tqdm, accelerator
+) -> Iterator[dict[str, Any]]:
+    """Train epoch by epoch, from where the run stands, and give the row of each."""
+    model = run.model
+    settings = run.settings
+    price = settings.price
+    steps = math.ceil(len(images) / settings.batch_size)
+    rates = _rates(run, steps)
+    learning = _learning(model.classifier)
+    for epoch in range(len(run.history), settings.epochs):
+        begin = time.perf_counter()
+        burning_in = epoch < settings.burn_in
+        _set_mode(model, learning, frozen=settings.freeze and not burning_in)
+        means = _Means()
+        for number, batch in enumerate(_batches(images, settings, epoch)):
+            alpha = None
+            if not burning_in:
+                alpha = price.at(_progress(settings, epoch + number / steps), run.control)
+            loss, entropy, norm = step(
+                model,
+                run.optimizers,
+                images[batch],
+                labels[batch],
+                settings,
+                alpha,
+                (epoch, number),
+                accelerator,
+            )
+            for rate in rates:
+                rate.step()
+            if not burning_in:
+                price.observe(entropy, run.control)
+            means.add(len(batch) / len(images), loss, entropy, norm, alpha)
+            bar.update(len(batch))
+        if _several(accelerator):
+            _agree_on_statistics(model, accelerator)
+        row = {"epoch": epoch + 1, **means.read()}
+        _check_health(row, int(means.broken), steps, model.family.dim)
+        bar.set_postfix(loss=f"{row['loss']:.3f}", entropy=f"{row['entropy']:.2f}")
+        if burning_in:
+            row |= {"entropy": None, "alpha": None}
+        else:
+            row |= _embedding_spread(model, images)
+        row["seconds"] = time.perf_counter() - begin
+        yield row
+
+
+def step(
+    model: InvariantClassifier,
+    optimizers: Sequence[torch.optim.Optimizer],
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    alpha: float | Tensor | None,
+    number: tuple[int, int] = (0, 0),
+    accelerator=None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of gradient descent: the loss and entropy before it, and the gradient's norm.
+
+    All three stay on the device: nothing here waits for a GPU. PyTorch's global generators are
+    seeded; ``fit`` gives them back at its end.
+
+    Args:
+        model: on the images' device.
+        optimizers: as ``make_optimizers`` has them.
+        images: (B, C, H, W), a batch.
+        labels: (B,), int64.
+        settings: samples, smoothing, clip, chunk and seed are looked at.
+        alpha: price of entropy; None: the classifier alone learns, from images as they are.
+        number: the epoch and the step, which say with the seed what is drawn.
+        accelerator: as ``fit`` has it.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss = entropy = images.new_zeros(())
+    for part in _parts(
+        len(images), settings, 1 if alpha is None else settings.samples, accelerator
+    ):
+        _seed_generators(_seed(settings.seed, *number, part.start), images.device)
+        part_loss, part_entropy = _loss(model, images[part], labels[part], settings, alpha)
+        share = len(images[part]) / len(images)
+        if part_loss.requires_grad:  # else the classifier is frozen and q has no parameters
+            (share * part_loss).backward()
+        loss = loss + share * part_loss.detach()
+        entropy = entropy + share * part_entropy.detach()
+    if _several(accelerator):
+        learner = model.classifier if alpha is None else model
+        loss, entropy = _add_up(_learning(learner), loss, entropy, accelerator)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return loss, entropy, norm
+
+
+def _loss(
+    model: InvariantClassifier,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    alpha: float | Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The loss of a part of a batch, and the entropy of q in it."""
+    if alpha is None:
+        logits = model.classify(images)
+        loss = cross_entropy(logits, labels, label_smoothing=settings.smoothing)
+        return loss, torch.zeros_like(loss)
+    nll, entropy = model.loss_terms(images, labels, settings.samples, settings.smoothing)
+    return model.weigh(nll, entropy, alpha), entropy
 
 
 def make_optimizers(
     model: InvariantClassifier, settings: Settings, fused: bool
 ) -> list[torch.optim.Optimizer]:
-    """The classifier's and, if it has anything to learn, that of q(T | I)."""
-    weights, guide = list(model.classifier.parameters()), list(model.q.parameters())
-    decay = {"weight_decay": settings.weight_decay, "fused": fused}
+    """The classifier's and, if it has anything to learn, that of q(T | I).
+
+    Args:
+        model: with parameters on the device of training.
+        settings: optimizer, lr, guide_lr and weight_decay are looked at.
+        fused: whether a step is one call for all parameters, which not every device has.
+    """
+    optimizers: list[torch.optim.Optimizer] = []
+    weights = list(model.classifier.parameters())
+    options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": fused}
     if settings.optimizer == "sgd":
-        optimizers = [torch.optim.SGD(weights, settings.lr, momentum=0.9, **decay)]
+        optimizers.append(torch.optim.SGD(weights, settings.lr, momentum=0.9, **options))
     else:
-        optimizers = [torch.optim.AdamW(weights, settings.lr, **decay)]
-    return optimizers + ([torch.optim.Adam(guide, settings.guide_lr, fused=fused)] if guide else [])
+        optimizers.append(torch.optim.AdamW(weights, settings.lr, **options))
+    guide = list(model.q.parameters())
+    if guide:
+        optimizers.append(torch.optim.Adam(guide, settings.guide_lr, fused=fused))
+    return optimizers
 
 
-def _generators_given_back(device: torch.device) -> AbstractContextManager:
-    """PyTorch's global generators, which every step seeds, come back as they were."""
-    accelerators = 0 if device.type == "cpu" else getattr(torch, device.type).device_count()
-    return torch.random.fork_rng(range(accelerators), device_type=device.type)
+def _rates(run: Run, steps: int) -> list[LambdaLR]:
+    """Learning rates that move with each step, from where the run stands."""
+    settings = run.settings
+
+    def share_of_peak(number: int) -> float:
+        return settings.decay.at(number / steps, settings.epochs)
+
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+    latest = len(run.history) * steps - 1
+    return [LambdaLR(optimizer, share_of_peak, latest) for optimizer in run.optimizers]
+
+
+def _batches(images: Tensor, settings: Settings, epoch: int) -> Sequence[Tensor]:
+    """Which images each batch of an epoch has, in an order that follows from the seed."""
+    generator = torch.Generator().manual_seed(_seed(settings.seed, epoch))
+    order = torch.randperm(len(images), generator=generator)
+    return order.to(images.device).split(settings.batch_size)
+
+
+def _parts(N: int, settings: Settings, samples: int, accelerator) -> list[slice]:
+    """This process's share of a batch of N images, in parts of as many as may go at once."""
+    first = 0
+    last = N
+    if accelerator:
+        first = N * accelerator.process_index // accelerator.num_processes
+        last = N * (accelerator.process_index + 1) // accelerator.num_processes
+    at_once = max(1, settings.chunk // samples) if settings.chunk else N
+    starts = range(first, last, at_once)
+    return [slice(start, min(start + at_once, last)) for start in starts]
+
+
+def _progress(settings: Settings, epoch: float) -> float:
+    """Which share of the epochs after burn-in is over."""
+    return (epoch - settings.burn_in) / (settings.epochs - settings.burn_in)
+
+
+@dataclass
+class _Means:
+    """Of an epoch. They stay on the device until they are read, so that no step waits for it."""
+
+    loss: Tensor | float = 0.0
+    entropy: Tensor | float = 0.0
+    alpha: Tensor | float = 0.0
+    broken: Tensor | int = 0  # steps whose gradient was not finite while the loss was
+
+    def add(
+        self,
+        share: float,
+        loss: Tensor,
+        entropy: Tensor,
+        norm: Tensor,
+        alpha: float | Tensor | None,
+    ) -> None:
+        self.loss = self.loss + share * loss
+        self.entropy = self.entropy + share * entropy
+        self.broken = self.broken + (loss.isfinite() & ~norm.isfinite())
+        if alpha is not None:
+            self.alpha = self.alpha + share * alpha
+
+    def read(self) -> dict[str, Any]:
+        return {name: float(getattr(self, name)) for name in ("loss", "entropy", "alpha")}
+
+
+def _seed(*key: int) -> int:
+    """A seed that follows from the key, and from nothing else."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
@@ -192,110 +361,79 @@ def _seed_generators(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def _seed(*key: int) -> int:
-    """A seed that follows from the key, and from nothing else."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+def _generators_given_back(device: torch.device) -> AbstractContextManager:
+    """PyTorch's global generators, which every step seeds, come back as they were."""
+    accelerators = 0 if device.type == "cpu" else getattr(torch, device.type).device_count()
+    return torch.random.fork_rng(range(accelerators), device_type=device.type)
 
 
-def _epoch(
-    model: InvariantClassifier, images: Tensor, labels: Tensor, settings: Settings, optimizers: list, control: Tensor,
-    epoch: int, bar, accelerator,
-) -> list[float]:  # fmt: skip
-    """One pass over the data: mean loss, entropy and α, and the number of steps whose gradient alone was not finite."""
-    burning_in, rule, alpha = epoch < settings.burn_in, settings.alpha, None
-    steered = isinstance(rule, Schedule | EntropyControl)
+def _learning(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _set_mode(model: InvariantClassifier, learning: list[nn.Parameter], frozen: bool) -> None:
+    """Training, in which a frozen classifier's batch normalisation does not move, either."""
     model.train()
-    model.classifier.train(burning_in or not settings.freeze)
-    N, steps = len(images), math.ceil(len(images) / settings.batch_size)
-    total = torch.zeros(4, device=images.device)  # summed on the device, read once
-    order = torch.randperm(N, generator=torch.Generator().manual_seed(_seed(settings.seed, epoch)))
-    for i, batch in enumerate(order.to(images.device).split(settings.batch_size)):
-        rate = settings.decay.at(epoch + i / steps, settings.epochs)
-        for optimizer, peak in zip(optimizers, (settings.lr, settings.guide_lr)):
-            optimizer.param_groups[0]["lr"] = peak * rate
-        if not burning_in:
-            share = (epoch - settings.burn_in + i / steps) / (settings.epochs - settings.burn_in)
-            alpha = rule.at(share, control) if steered else rule
-        loss, entropy, norm = step(
-            model,
-            optimizers,
-            images[batch],
-            labels[batch],
-            settings,
-            alpha,
-            (epoch, i),
-            accelerator,
-        )
-        if steered and not burning_in:
-            rule.observe(entropy, control)
-        paid = alpha if isinstance(alpha, Tensor) else total.new_full((), alpha or 0.0)
-        total[:3] += len(batch) / N * torch.stack([loss, entropy, paid])
-        total[3] += loss.isfinite() & ~norm.isfinite()
-        bar.update(len(batch))
-    if (
-        accelerator and accelerator.num_processes > 1
-    ):  # each has seen its own parts: agree on what normalises
-        for module in model.modules():
-            if (
-                isinstance(module, nn.modules.batchnorm._BatchNorm)
-                and module.running_mean is not None
-            ):
-                for statistic in (module.running_mean, module.running_var):
-                    statistic.copy_(accelerator.reduce(statistic.clone(), "mean"))
-    return total.tolist()
+    model.classifier.train(not frozen)
+    for parameter in learning:
+        parameter.requires_grad_(not frozen)
 
 
-def step(
-    model: InvariantClassifier,
-    optimizers: list[torch.optim.Optimizer],
-    images: Tensor,
-    labels: Tensor,
-    settings: Settings,
-    alpha: float | Tensor | None,
-    number: tuple[int, int] = (0, 0),
-    accelerator=None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of gradient descent: the loss and entropy before it, and the gradient's norm, on the device.
+@contextmanager
+def _freezing(classifier: nn.Module) -> Iterator[None]:
+    """The classifier may be frozen in here; it learns again at the end."""
+    learning = _learning(classifier)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
-    alpha: price of entropy; None: the classifier alone learns, from images as they are.
-    number: the epoch and the step, which say with the settings' seed what is drawn.
-    accelerator: as `fit` has it. Nothing here waits for a GPU.
-    """
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss = entropy = images.new_zeros(())
-    N, shown = len(images), 1 if alpha is None else settings.samples  # of each image
-    first, last = 0, N
-    if accelerator:
-        first, last = (
-            N * (accelerator.process_index + k) // accelerator.num_processes for k in (0, 1)
+
+@contextmanager
+def _channels_last(model: InvariantClassifier) -> Iterator[None]:
+    """The layout in which convolutions are faster, for networks that say they work in it."""
+    networks = [m for m in model.modules() if getattr(m, "channels_last", False)]
+    try:
+        for network in networks:
+            network.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        for network in networks:
+            network.to(memory_format=torch.contiguous_format)
+
+
+def _bar(run: Run, N: int, progress: bool) -> tqdm:
+    # Read here: tqdm's bar for notebooks heeds the variable too late, and leaves an empty widget.
+    quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    total = run.settings.epochs * N
+    return tqdm(total=total, initial=len(run.history) * N, unit="image", disable=quiet)
+
+
+def _several(accelerator) -> bool:
+    return accelerator is not None and accelerator.num_processes > 1
+
+
+def _take_precision(model: InvariantClassifier, name: str) -> None:
+    if name not in ("no", "bf16"):
+        raise ValueError(f"mixed precision: expected bf16 or no, got {name}")
+    if name == "bf16":
+        model.autocast = True
+
+
+def _start_together(run: Run, accelerator) -> None:
+    """The first process's weights everywhere; an error if some see a checkpoint and others not."""
+    from accelerate.utils import broadcast
+
+    epochs = torch.tensor([len(run.history)], device=accelerator.device)
+    epochs = accelerator.gather(epochs).tolist()
+    if len(set(epochs)) > 1:
+        raise CheckpointError(
+            f"the processes found checkpoints of {epochs} epochs:"
+            " put the checkpoint in a folder that all hosts see"
         )
-    n = max(1, settings.chunk // shown) if settings.chunk else N
-    for start in range(first, last, n):
-        _seed_generators(_seed(settings.seed, *number, start), images.device)
-        part = slice(start, min(start + n, last))
-        x, y = images[part], labels[part]
-        weight = len(x) / N
-        if alpha is None:
-            mean = cross_entropy(model.classify(x), y, label_smoothing=settings.smoothing)
-        else:
-            nll, part_entropy = model.loss_terms(x, y, settings.samples, settings.smoothing)
-            mean = model.weigh(nll, part_entropy, alpha)
-            entropy = entropy + weight * part_entropy.detach()
-        if (
-            mean.requires_grad
-        ):  # nothing learns where the classifier is frozen and q has no parameters
-            (weight * mean).backward()
-        loss = loss + weight * mean.detach()
-    if accelerator and accelerator.num_processes > 1:
-        parameters = (model.classifier if alpha is None else model).parameters()
-        loss, entropy = _add_up(
-            [p for p in parameters if p.requires_grad], loss, entropy, accelerator
-        )
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    for optimizer in optimizers:
-        optimizer.step()
-    return loss, entropy, norm
+    for tensor in run.model.state_dict().values():
+        broadcast(tensor)
 
 
 def _add_up(
@@ -304,52 +442,50 @@ def _add_up(
     """Gradients, loss and entropy summed over the processes, in one message."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     message = torch.cat([x.flatten() for x in (loss, entropy, *gradients)])
-    loss, entropy, *sums = accelerator.reduce(message, "sum").split(
-        [1, 1, *(p.numel() for p in parameters)]
-    )
-    for parameter, total in zip(
-        parameters, sums
-    ):  # laid out as the parameter is, which fused optimisers rely on
+    sizes = [p.numel() for p in parameters]
+    loss, entropy, *sums = accelerator.reduce(message, "sum").split([1, 1, *sizes])
+    for parameter, total in zip(parameters, sums):
+        # Laid out as the parameter is, which fused optimisers rely on.
         parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))
     return loss[0], entropy[0]
 
 
-def _start_together(model: InvariantClassifier, history: list, accelerator) -> None:
-    """The first process's weights everywhere; an error if some see a checkpoint and others do not."""
-    from accelerate.utils import broadcast
-
-    epochs = accelerator.gather(torch.tensor([len(history)], device=accelerator.device)).tolist()
-    if len(set(epochs)) > 1:
-        raise CheckpointError(
-            f"the processes found checkpoints of {epochs} epochs: put the checkpoint in a folder that all hosts see"
-        )
-    for tensor in model.state_dict().values():
-        broadcast(tensor)
+def _agree_on_statistics(model: InvariantClassifier, accelerator) -> None:
+    """What normalises is the processes' mean: each has seen its own parts."""
+    for module in model.modules():
+        for name in ("running_mean", "running_var"):
+            statistic = getattr(module, name, None)
+            if statistic is not None:
+                statistic.copy_(accelerator.reduce(statistic.clone(), "mean"))
 
 
-def _check_health(
-    epoch: int, loss: float, entropy: float, broken: int, steps: int, dim: int
-) -> None:
+def _check_health(row: dict[str, Any], broken: int, steps: int, dim: int) -> None:
     """Stop a run that has gone wrong before it spoils the checkpoint."""
+    epoch = row["epoch"]
+    loss = row["loss"]
+    entropy = row["entropy"]
     if broken:
         raise FloatingPointError(
-            f"epoch {epoch + 1}: the gradient was not finite in {broken} of {steps} steps while the loss was;"
-            " look for a square root, logarithm or division at 0 in the classifier, the guide or the transformation"
+            f"epoch {epoch}: the gradient was not finite in {broken} of {steps} steps while the"
+            " loss was; look for a square root, logarithm or division at 0 in the classifier, the"
+            " guide or the transformation"
         )
     if not math.isfinite(loss + entropy):
         raise FloatingPointError(
-            f"epoch {epoch + 1}: loss {loss}, entropy {entropy}; try a lower guide_lr or clip, or a longer burn_in"
+            f"epoch {epoch}: loss {loss}, entropy {entropy};"
+            " try a lower guide_lr or clip, or a longer burn_in"
         )
-    if entropy > dim * math.log(2) + 0.1:  # the box's own entropy, and room for sampling noise
+    most = dim * math.log(2)
+    if entropy > most + 0.1:  # room for sampling noise
         raise FloatingPointError(
-            f"epoch {epoch + 1}: entropy {entropy:.2f} is above D log 2 = {dim * math.log(2):.2f} nats,"
+            f"epoch {epoch}: entropy {entropy:.2f} is above D log 2 = {most:.2f} nats,"
             " which no density on the box has; the guide's log_prob is not that of its samples"
         )
 
 
 @torch.no_grad()
-def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict:
-    """How much the encoder's embedding varies over images: its standard deviation over its size."""
+def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict[str, float]:
+    """How much the encoder's embedding varies: its standard deviation over images over its size."""
     encoder = getattr(model.q, "encoder", None)
     if encoder is None or len(images) < 2:
         return {}
@@ -359,9 +495,10 @@ def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict:
     spread = (embedding.std(0).norm() / size).nan_to_num().item()  # all zero: 0
     if spread < 0.003:  # early in healthy runs it was 0.016 to 0.06, later 0.4 to 1
         warnings.warn(
-            f"the encoder has collapsed: its embedding varies by {spread:.1e} of its size over images, so q(T | I) is one"
-            " for all; try a lower guide_lr, another seed, or an encoder of LeakyReLU",
+            f"the encoder has collapsed: its embedding varies by {spread:.1e} of its size over"
+            " images, so q(T | I) is one for all; try a lower guide_lr, another seed, or an"
+            " encoder of LeakyReLU",
             TrainingWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return {"embedding_spread": spread}
