@@ -1,7 +1,10 @@
-"""Figures: one palette, safe for colour-blind readers, the same plot for the same thing everywhere."""
+"""Figures: one palette, safe for colour-blind readers, the same plot for the same thing."""
+
+from itertools import chain
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -9,90 +12,105 @@ from torch import Tensor
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 # A line style beside each colour, for print and for eyes that see no colour.
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1))]
+HATCHES = ["", "//", "..", "xx"]
 
 
 def table(header: list[str], rows: list[list]) -> str:
     """A table in Markdown.
 
-    >>> print(table(["class", "width"], [["six", "80°"]]))
-    | class | width |
-    | --- | --- |
-    | six | 80° |
+    Args:
+        header: a name for each column.
+        rows: of cells, anything that ``str`` can show.
+
+    Example:
+        >>> print(table(["class", "width"], [["six", "80°"]]))
+        | class | width |
+        | --- | --- |
+        | six | 80° |
     """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _picture(ax, image: Tensor, title: str = "") -> None:
-    ax.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
-    ax.set_title(title, fontsize=9)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    lines = []
+    for row in [header, ["---"] * len(header), *rows]:
+        cells = " | ".join(str(cell) for cell in row)
+        lines.append(f"| {cells} |")
+    return "\n".join(lines)
 
 
 def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
-    """One row an image: the image itself (B, C, H, W), then its samples (S, B, C, H, W)."""
+    """One row an image: the image itself, then its samples.
+
+    Args:
+        images: (B, C, H, W).
+        warped: (S, B, C, H, W).
+        labels: B names, left of the rows.
+    """
     S, B = warped.shape[:2]
-    figure, axes = plt.subplots(B, S + 1, figsize=(0.75 * (S + 1), 0.8 * B + 0.3), squeeze=False)
-    for b in range(B):
-        _picture(axes[b, 0], images[b], "image" if b == 0 else "")
-        axes[b, 0].set_ylabel(labels[b], rotation=0, labelpad=12, va="center")
-        for side in axes[b, 0].spines.values():
+    size = (0.75 * (S + 1), 0.8 * B + 0.3)
+    figure, axes = plt.subplots(B, S + 1, figsize=size, squeeze=False)
+    for image, samples, label, row in zip(images, warped.transpose(0, 1), labels, axes):
+        _picture(row[0], image)
+        row[0].set_ylabel(label, rotation=0, labelpad=12, va="center")
+        for side in row[0].spines.values():
             side.set(color=PALETTE[1], linewidth=2)
-        for s in range(S):
-            _picture(axes[b, s + 1], warped[s, b], "samples" if b == 0 and s == 0 else "")
+        for ax, sample in zip(row[1:], samples):
+            _picture(ax, sample)
+    axes[0, 0].set_title("image", fontsize=9)
+    axes[0, 1].set_title("samples", fontsize=9)
     figure.tight_layout(pad=0.3)
     return figure
 
 
 def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
-    """For each image (B, C, H, W) a polar histogram of its sampled rotations (S, B), in degrees.
+    """For each image a polar histogram of its sampled rotations.
 
-    Bars' areas are proportional to probability, on one scale; 0° is up and positive angles turn counter-clockwise.
+    Bars' areas are proportional to probability, on one scale. 0° is up, and positive angles turn
+    counter-clockwise.
+
+    Args:
+        images: (B, C, H, W).
+        degrees: (S, B).
+        labels: B names, above the images.
     """
     B = len(images)
+    edges = np.linspace(-180, 180, 37)
+    shares = []
+    for angles in degrees.cpu().numpy().T:
+        counts, _ = np.histogram(angles, edges)
+        shares.append(counts / len(angles))
+    largest = np.sqrt(np.max(shares))
+
     figure = plt.figure(figsize=(2.1 * B, 3.3))
-    edges = np.deg2rad(np.linspace(-180, 180, 37))
-    shares = [
-        np.histogram(np.deg2rad(degrees[:, b].cpu().numpy()), edges)[0] / len(degrees)
-        for b in range(B)
-    ]
-    largest = np.sqrt(max(share.max() for share in shares))
+    grid = figure.add_gridspec(3, B)
     for b in range(B):
-        _picture(figure.add_subplot(3, B, b + 1), images[b], labels[b])
-        ax = figure.add_subplot(3, B, (B + b + 1, 2 * B + b + 1), projection="polar")
-        ax.bar(
-            edges[:-1],
-            np.sqrt(shares[b]),
-            np.diff(edges),
-            align="edge",
-            color=PALETTE[b % len(PALETTE)],
-            edgecolor="white",
-        )
-        ax.set_theta_zero_location("N")
-        ax.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"], fontsize=8)
-        ax.set_yticks([])
-        ax.set_ylim(0, 1.05 * largest)
+        above = figure.add_subplot(grid[0, b])
+        _picture(above, images[b])
+        above.set_title(labels[b], fontsize=9)
+        below = figure.add_subplot(grid[1:, b], projection="polar")
+        _polar_bars(below, edges, np.sqrt(shares[b]), PALETTE[b % len(PALETTE)])
+        below.set_ylim(0, 1.05 * largest)
     figure.tight_layout(pad=0.4)
     return figure
 
 
 def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Figure:
-    """The median half-width of each class over the epochs; `uniform`: that of the full circle."""
+    """The median half-width of each class over the epochs.
+
+    Args:
+        history: rows with ``epoch`` and ``widths``, one for each class, in degrees.
+        classes: their names.
+        uniform: the half-width of the full circle, in degrees.
+    """
     figure, ax = plt.subplots(figsize=(6, 3.2))
+    epochs = [row["epoch"] for row in history]
     for c, name in enumerate(classes):
-        points = [(row["epoch"], row["widths"][c]) for row in history]
-        ax.plot(*zip(*points), label=name, color=PALETTE[c], linestyle=LINES[c], linewidth=2)
+        values = [row["widths"][c] for row in history]
+        style = {"color": PALETTE[c], "linestyle": LINES[c], "linewidth": 2}
+        ax.plot(epochs, values, label=name, **style)
     ax.axhline(uniform, color="grey", linewidth=0.8)
-    ax.annotate(
-        "full circle", (history[0]["epoch"], uniform), color="grey", fontsize=8, va="bottom"
-    )
-    ax.set(
-        xlabel="epoch",
-        ylabel="half-width of the rotation (degrees)",
-        ylim=(0, 185),
-        yticks=range(0, 181, 45),
-    )
+    ax.annotate("full circle", (epochs[0], uniform), color="grey", fontsize=8, va="bottom")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("half-width of the rotation (degrees)")
+    ax.set_ylim(0, 185)
+    ax.set_yticks(range(0, 181, 45))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(title="digit", ncols=len(classes), fontsize=8, loc="lower right")
     figure.tight_layout()
@@ -100,19 +118,44 @@ def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Fig
 
 
 def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
-    """Grouped bars, {group: {bar: value}}, each with its number above it."""
+    """Grouped bars, each with its number above it.
+
+    Args:
+        values: {group: {bar: value}}, with the same bars in every group.
+        ylabel: what the values are, with their unit.
+    """
     figure, ax = plt.subplots(figsize=(6.5, 3.2))
-    names = list(next(iter(values.values())))
+    groups = list(values)
+    names = list(values[groups[0]])
     width = 0.8 / len(names)
     for n, name in enumerate(names):
-        x = np.arange(len(values)) + (n - (len(names) - 1) / 2) * width
-        y = [group[name] for group in values.values()]
-        drawn = ax.bar(
-            x, y, 0.92 * width, label=name, color=PALETTE[n], hatch=["", "//", "..", "xx"][n % 4]
-        )
+        x = np.arange(len(groups)) + (n - (len(names) - 1) / 2) * width
+        y = [values[group][name] for group in groups]
+        style = {"color": PALETTE[n], "hatch": HATCHES[n % len(HATCHES)]}
+        drawn = ax.bar(x, y, 0.92 * width, label=name, **style)
         ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
-    ax.set_xticks(range(len(values)), list(values))
-    ax.set(ylabel=ylabel, ylim=(0, 1.12 * max(max(group.values()) for group in values.values())))
+    largest = max(chain.from_iterable(group.values() for group in values.values()))
+    ax.set_xticks(range(len(groups)), groups)
+    ax.set_ylabel(ylabel)
+    ax.set_ylim(0, 1.12 * largest)
     ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     figure.tight_layout()
     return figure
+
+
+def _picture(ax: Axes, image: Tensor) -> None:
+    """The image (C, H, W), without axes."""
+    pixels = image.detach().cpu().permute(1, 2, 0).numpy()
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _polar_bars(ax: Axes, edges: np.ndarray, heights: np.ndarray, color: str) -> None:
+    """Bars between edges, in degrees, with 0° on top."""
+    edges = np.deg2rad(edges)
+    ax.bar(edges[:-1], heights, np.diff(edges), align="edge", color=color, edgecolor="white")
+    ax.set_theta_zero_location("N")
+    quarters = np.deg2rad([0, 90, 180, 270])
+    ax.set_xticks(quarters, ["0°", "90°", "180°", "−90°"], fontsize=8)
+    ax.set_yticks([])

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from flowinv import plots
 
@@ -14,24 +15,36 @@ def close():
     plt.close("all")
 
 
+def shown(ax):
+    return torch.tensor(ax.images[0].get_array().data)
+
+
 def test_samples_stand_in_a_row_beside_their_image():
-    images, warped = torch.rand(3, 1, 8, 8), torch.rand(5, 3, 1, 8, 8)
-    axes = np.array(plots.samples(images, warped, ["a", "b", "c"]).axes).reshape(3, 6)
-    shown = torch.tensor(np.stack([[ax.images[0].get_array().data for ax in row] for row in axes]))
-    assert torch.allclose(shown[:, 0], images[:, 0]) and torch.allclose(
-        shown[:, 1:], warped[:, :, 0].movedim(0, 1)
-    )
-    assert [row[0].get_ylabel() for row in axes] == ["a", "b", "c"]
+    images = torch.rand(3, 1, 8, 8)
+    warped = torch.rand(5, 3, 1, 8, 8)
+    axes = plots.samples(images, warped, ["a", "b", "c"]).axes
+    for b in range(3):
+        first, *rest = axes[6 * b : 6 * (b + 1)]
+        assert first.get_ylabel() == "abc"[b]
+        assert torch.equal(shown(first), images[b, 0])
+        assert torch.equal(torch.stack([shown(ax) for ax in rest]), warped[:, b, 0])
 
 
 def test_areas_of_polar_bars_are_shares():
-    degrees = torch.cat([torch.linspace(0, 89.9, 300), torch.linspace(-179, -91, 100)])[:, None]
-    pictures, polar = plots.rotations(torch.rand(1, 1, 8, 8), degrees, ["x"]).axes
-    heights = np.array([bar.get_height() for bar in polar.patches])
+    quarter = torch.linspace(0, 89.9, 300)
+    opposite = torch.linspace(-179, -91, 100)
+    degrees = torch.cat([quarter, opposite])[:, None]
+    _, polar = plots.rotations(torch.rand(1, 1, 8, 8), degrees, ["x"]).axes
+    areas = np.array([bar.get_height() ** 2 for bar in polar.patches])
     middles = np.rad2deg([bar.get_x() + bar.get_width() / 2 for bar in polar.patches])
-    assert np.sum(heights**2) == pytest.approx(1)
-    assert np.sum(heights[(middles > 0) & (middles < 90)] ** 2) == pytest.approx(0.75)
-    assert polar.get_theta_offset() == pytest.approx(np.pi / 2) and polar.get_theta_direction() == 1
+    assert areas.sum() == pytest.approx(1)
+    assert areas[(middles > 0) & (middles < 90)].sum() == pytest.approx(0.75)
+
+
+def test_polar_bars_start_at_the_top_and_turn_counter_clockwise():
+    _, polar = plots.rotations(torch.rand(1, 1, 8, 8), torch.zeros(5, 1), ["x"]).axes
+    assert polar.get_theta_offset() == pytest.approx(np.pi / 2)
+    assert polar.get_theta_direction() == 1
 
 
 def test_widths_are_lines_over_epochs():
@@ -49,5 +62,35 @@ def test_bars_are_as_high_as_their_numbers():
     assert {text.get_text() for text in ax.texts} == {"97.0", "98.0", "96.0", "65.0"}
 
 
-def test_the_palette_is_told_apart_without_colour():
-    assert len(set(plots.PALETTE)) == len(plots.PALETTE) == len(set(plots.LINES))
+# What is left of linear RGB in complete colour blindness, from Machado et al. 2009.
+SEEN = {
+    "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "no green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def nearest(colours, seen):
+    """The smallest distance of two colours in CIELAB, as an eye of this kind sees them."""
+    rgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(rgb < 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.array(SEEN[seen]).T, 0, 1)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    x, y, z = np.cbrt(linear @ (to_xyz / to_xyz.sum(1, keepdims=True)).T).T
+    lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], -1)
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    return distances[np.triu_indices(len(colours), 1)].min()
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_colours_are_told_apart_by_colour_blind_eyes(seen):
+    """A distance of 10 is clear at a glance; of 2, only side by side."""
+    assert nearest(plots.PALETTE, seen) > 15
+
+
+def test_matplotlibs_own_colours_are_not():
+    """So that the law above means something."""
+    assert nearest([f"C{n}" for n in range(7)], "no red") < 10
