@@ -1,7 +1,7 @@
-"""Interactive figures that need no kernel: every frame is drawn beforehand, and a slider shows one.
+"""Interactive figures that need no kernel: every frame is drawn beforehand, a slider shows one.
 
-With a kernel, on Colab and in the rendered page they work alike, as the slider is linked to the frames in the browser.
-Paper shows a strip of some frames instead.
+With a kernel, on Colab and in the rendered page they work alike, as the slider is linked to the
+frames in the browser. Paper shows a strip of some frames instead.
 """
 
 import io
@@ -17,66 +17,40 @@ STRIP = 4  # frames that paper shows
 
 
 def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: list) -> None:
-    """Show draw(name=value, …) for the values that one slider a name chooses, and a strip of some of them for print.
+    """Show the figures ``draw(name=value, …)`` behind a slider a name, and a strip for print.
 
-    choices: for each name the values that its slider goes through. Every combination is drawn, so keep them few.
-    start: of the sliders, {name: value}; each else starts at its first value.
-    Raises ValueError for a name without values, or a start that is none of them.
+    Args:
+        draw: makes the figure of one value for each name.
+        start: {name: value} where sliders start; each else starts at its first value.
+        choices: for each name the values that its slider goes through. Every combination is
+            drawn, so keep them few.
 
-    >>> def draw(angle):
-    ...     figure, ax = plt.subplots(figsize=(1, 1))
-    ...     return figure
-    >>> frames(draw, angle=[0, 90, 180])  # doctest: +ELLIPSIS
-    <IPython.core.display.Image object> VBox(children=(SelectionSlider(description='angle', ...
+    Raises:
+        ValueError: for a name without values, or a start that is none of them.
+
+    Example:
+        >>> def draw(angle):
+        ...     figure, ax = plt.subplots(figsize=(1, 1))
+        ...     return figure
+        >>> frames(draw, angle=[0, 90, 180])  # doctest: +ELLIPSIS
+        <IPython.core.display.Image object> VBox(children=(SelectionSlider(description='angle', ...
     """
-    start = {name: values[0] for name, values in choices.items() if values} | (start or {})
-    if start.keys() != choices.keys() or any(
-        start[name] not in values for name, values in choices.items()
-    ):
-        raise ValueError(
-            f"frames: expected values for each name and starts among them, got {choices} and {start}"
-        )
-    sliders = {
-        name: ipywidgets.SelectionSlider(
-            options=[str(value) for value in values],
-            value=str(start[name]),
-            description=name,
-            style={"description_width": "initial"},
-            layout={"width": "24em"},
-        )
-        for name, values in choices.items()
-    }
+    start = _starts(start or {}, choices)
+    sliders = {name: _slider(name, values, start[name]) for name, values in choices.items()}
     drawn: list[bytes] = []
-    stack = _stack(draw, sliders, choices, {}, drawn)
-    chosen = (
-        [drawn[round(i * (len(drawn) - 1) / (STRIP - 1))] for i in range(STRIP)]
-        if len(drawn) > STRIP
-        else drawn
-    )
-    display(Image(_strip(chosen)), ipywidgets.VBox([*sliders.values(), stack]))
 
+    def stack(chosen: dict) -> ipywidgets.Widget:
+        """What shows the frames in which the names of ``chosen`` have these values."""
+        left = [name for name in choices if name not in chosen]
+        if not left:
+            drawn.append(png(draw(**chosen)))
+            return _picture(drawn[-1])
+        name = left[0]
+        parts = [stack({**chosen, name: value}) for value in choices[name]]
+        return _linked(sliders[name], parts)
 
-def _stack(
-    draw: Callable, sliders: dict, choices: dict, chosen: dict, drawn: list[bytes]
-) -> ipywidgets.Widget:
-    """The frames of the names that are not chosen yet: a picture, or one picture (or stack) for each value, one of them shown."""
-    left = [name for name in choices if name not in chosen]
-    if not left:
-        drawn.append(png(draw(**chosen)))
-        return ipywidgets.Image(
-            value=drawn[-1], format="png", layout={"max_width": "100%", "object_fit": "contain"}
-        )
-    name, slider = left[0], sliders[left[0]]
-    parts = [
-        _stack(draw, sliders, choices, chosen | {name: value}, drawn) for value in choices[name]
-    ]
-    if hasattr(ipywidgets, "Stack"):
-        stack = ipywidgets.Stack(parts, selected_index=slider.index)
-        ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
-    else:  # ipywidgets 7: only a kernel can exchange the frames
-        stack = ipywidgets.Box([parts[slider.index]])
-        slider.observe(lambda change: setattr(stack, "children", [parts[change["new"]]]), "index")
-    return stack
+    shown = stack({})
+    display(Image(_strip(_some(drawn))), ipywidgets.VBox([*sliders.values(), shown]))
 
 
 def png(figure: Figure) -> bytes:
@@ -87,12 +61,66 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _starts(start: dict, choices: dict[str, list]) -> dict:
+    """The value at which each slider starts."""
+    known = all(name in choices and value in choices[name] for name, value in start.items())
+    if not known or not all(choices.values()):
+        raise ValueError(
+            "frames: expected values for each name and starts among them,"
+            f" got {choices} and {start}"
+        )
+    return {name: start.get(name, values[0]) for name, values in choices.items()}
+
+
+def _slider(name: str, values: list, value: object) -> ipywidgets.SelectionSlider:
+    return ipywidgets.SelectionSlider(
+        options=[str(value) for value in values],
+        value=str(value),
+        description=name,
+        style={"description_width": "initial"},
+        layout={"width": "24em"},
+    )
+
+
+def _picture(file: bytes) -> ipywidgets.Image:
+    layout = {"max_width": "100%", "object_fit": "contain"}
+    return ipywidgets.Image(value=file, format="png", layout=layout)
+
+
+def _linked(
+    slider: ipywidgets.SelectionSlider, parts: list[ipywidgets.Widget]
+) -> ipywidgets.Widget:
+    """The one of the parts that the slider says."""
+    if hasattr(ipywidgets, "Stack"):
+        stack = ipywidgets.Stack(parts, selected_index=slider.index)
+        ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
+        return stack
+
+    box = ipywidgets.Box([parts[slider.index]])  # ipywidgets 7 exchanges frames with a kernel only
+
+    def exchange(change: dict) -> None:
+        box.children = [parts[change["new"]]]
+
+    slider.observe(exchange, "index")
+    return box
+
+
+def _some(files: list[bytes]) -> list[bytes]:
+    """At most STRIP of them, evenly from the first to the last."""
+    if len(files) <= STRIP:
+        return files
+    last = len(files) - 1
+    return [files[round(i * last / (STRIP - 1))] for i in range(STRIP)]
+
+
 def _strip(files: list[bytes]) -> bytes:
-    """Pictures below one another if they are wide, else side by side."""
+    """Pictures below one another if they are wide, else side by side, as a PNG file."""
     pictures = [Picture.open(io.BytesIO(file)).convert("RGB") for file in files]
-    W, H = (max(sizes) for sizes in zip(*(picture.size for picture in pictures)))
+    W = max(picture.width for picture in pictures)
+    H = max(picture.height for picture in pictures)
     down = W > 1.6 * H
-    strip = Picture.new("RGB", (W, H * len(files)) if down else (W * len(files), H), "white")
+    size = (W, H * len(files)) if down else (W * len(files), H)
+    strip = Picture.new("RGB", size, "white")
     for i, picture in enumerate(pictures):
         strip.paste(picture, (0, i * H) if down else (i * W, 0))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Interactive figures: drawn beforehand, linked in the browser, with a strip of frames for print."""
+"""Interactive figures: drawn beforehand, linked in the browser, a strip of frames for print."""
 
 import io
 
@@ -11,77 +11,78 @@ from flowinv import widgets
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """What `frames` displays, and the values it drew."""
-    displayed, drawn = [], []
-    monkeypatch.setattr(widgets, "display", lambda *parts: displayed.extend(parts))
-
-    def draw(**chosen):
-        drawn.append(chosen)
-        figure, ax = plt.subplots(figsize=(1, 1))
-        ax.set_title(str(chosen))
-        return figure
-
-    return displayed, drawn, draw
+def displayed(monkeypatch):
+    """What `frames` displays: the strip, and the box of sliders and frames."""
+    parts = []
+    monkeypatch.setattr(widgets, "display", lambda *shown: parts.extend(shown))
+    return parts
 
 
-def test_every_combination_is_drawn_once_and_shown_by_its_sliders(shown):
+def draw(**chosen):
+    """A figure that tells what was chosen by its size."""
+    pixels = sum(chosen.values())
+    return plt.figure(figsize=(pixels / 80, 1))
+
+
+def width(image):
+    return Picture.open(io.BytesIO(image.value)).width
+
+
+def test_every_combination_is_drawn_once_and_shown_by_its_sliders(displayed):
     """Whatever the sliders say, the frame on show is the one drawn for these values."""
-    displayed, drawn, draw = shown
-    files = []
-    original = widgets.png
-    widgets.png = lambda figure: files.append(original(figure)) or files[-1]
-    try:
-        widgets.frames(draw, start={"b": 30}, a=[1, 2, 3], b=[10, 20, 30, 40])
-    finally:
-        widgets.png = original
-    assert drawn == [{"a": a, "b": b} for a in (1, 2, 3) for b in (10, 20, 30, 40)]
+    drawn = []
+
+    def draw_once(**chosen):
+        drawn.append(chosen)
+        return draw(**chosen)
+
+    widgets.frames(draw_once, start={"b": 30}, a=[100, 200, 300], b=[10, 20, 30, 40])
+    assert drawn == [{"a": a, "b": b} for a in (100, 200, 300) for b in (10, 20, 30, 40)]
     a, b, stack = displayed[1].children
     assert (a.index, b.index, b.value) == (0, 2, "30")
-    for i in range(3):
-        for j in range(4):
-            assert stack.children[i].children[j].value == files[4 * i + j]
-    assert stack.selected_index == 0 and {part.selected_index for part in stack.children} == {2}
+    assert stack.selected_index == 0
+    for i, part in enumerate(stack.children):
+        assert part.selected_index == 2
+        shown = [width(image) for image in part.children]
+        assert shown == [100 * (i + 1) + 10 * (j + 1) for j in range(4)]
     assert not plt.get_fignums()
 
 
-def test_each_slider_is_linked_to_each_of_its_stacks_in_the_browser(shown, monkeypatch):
+def test_each_slider_is_linked_to_each_of_its_stacks_in_the_browser(displayed, monkeypatch):
     links = []
-    monkeypatch.setattr(ipywidgets, "jslink", lambda source, target: links.append((source, target)))
-    displayed, _, draw = shown
-    widgets.frames(draw, a=[1, 2], b=[1, 2, 3])
+    monkeypatch.setattr(ipywidgets, "jslink", lambda *ends: links.append(ends))
+    widgets.frames(draw, a=[100, 200], b=[10, 20, 30])
     a, b, stack = displayed[1].children
-    assert ((a, "index"), (stack, "selected_index")) in links
-    assert (
-        all(((b, "index"), (part, "selected_index")) in links for part in stack.children)
-        and len(links) == 3
-    )
+    of_b = [((b, "index"), (part, "selected_index")) for part in stack.children]
+    assert links == [*of_b, ((a, "index"), (stack, "selected_index"))]
 
 
-def test_without_stacks_a_kernel_exchanges_the_frames(shown, monkeypatch):
+def test_without_stacks_a_kernel_exchanges_the_frames(displayed, monkeypatch):
     """ipywidgets 7, which Colab has."""
     monkeypatch.delattr(ipywidgets, "Stack")
-    displayed, _, draw = shown
-    widgets.frames(draw, a=[1, 2, 3])
+    widgets.frames(draw, a=[100, 200, 300])
     slider, box = displayed[1].children
-    first = box.children
+    assert [width(image) for image in box.children] == [100]
     slider.index = 2
-    assert len(box.children) == 1 and box.children != first
+    assert [width(image) for image in box.children] == [300]
 
 
-def test_paper_shows_a_strip_of_frames(shown):
-    displayed, _, draw = shown
-    widgets.frames(draw, a=list(range(9)))
+def test_paper_shows_a_strip_of_frames(displayed):
+    widgets.frames(draw, a=list(range(80, 89)))
     strip = Picture.open(io.BytesIO(displayed[0].data))
-    assert strip.size == (widgets.STRIP * 80, 80)
+    assert strip.size == (widgets.STRIP * 88, 80)
+
+
+def test_wide_frames_stand_below_one_another_in_the_strip(displayed):
+    widgets.frames(draw, a=[180, 200])
+    strip = Picture.open(io.BytesIO(displayed[0].data))
+    assert strip.size == (200, 2 * 80)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"a": []}, {"a": [1], "start": {"a": 2}}, {"a": [1], "start": {"b": 2}}]
 )
 def test_what_cannot_be_shown_is_a_one_line_error(wrong):
-    with pytest.raises(
-        ValueError, match="expected values for each name and starts among them"
-    ) as error:
-        widgets.frames(lambda **chosen: None, **wrong)
-    assert "\n" not in str(error.value)
+    message = r"^frames: expected values for each name and starts among them.*$"
+    with pytest.raises(ValueError, match=message):
+        widgets.frames(draw, **wrong)
