@@ -1,29 +1,38 @@
 """Named experiments: what is trained on what, with which settings, and how it is measured.
 
-`flowinv.results` runs them and keeps what came out. Published settings and figures: Singhal et al. 2023.
+``flowinv.lab.run`` runs them. Published settings and figures: Singhal et al. 2023.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import metrics
-from ..bases import wrap
 from ..checks import Registry
 from ..data import Dataset, cache_file, load, load_folder, mario_iggy, mario_poses
+from ..distributions import MixtureBase, UniformBase, wrap
 from ..guides import GUIDES
 from ..model import InvariantClassifier
 from ..networks import ConvNet, ConvNet13, FixupResNet, LeNet, PreActResNet18
-from ..training import Cosine, Settings, Steps
+from ..training import Cosine, Settings, Steps, pick_device
+from ..training.checkpoints import describe
 from ..transforms import FAMILIES
 
 
 class Row(NamedTuple):
-    """One row of a comparison: a guide by name, its options, and settings and a family that differ from the others'."""
+    """One row of a comparison: a guide, and what is not as in the other rows.
+
+    Args:
+        guide: by name.
+        options: of the guide.
+        changes: settings that differ from the profile's.
+        family: by name, where it differs from the experiment's.
+    """
 
     guide: str
     options: dict = {}
@@ -35,18 +44,24 @@ class Row(NamedTuple):
 class Experiment:
     """What is trained on what, and how it is measured.
 
-    about: one line. data: profile → Dataset. family: by name.
-    guides: the rows of the comparison. profiles: settings of each profile.
-    classifier: (channels, classes, profile) → network.
-    measure: (model, dataset) → metrics; `score` is the one that a table shows, and `unit` its unit.
-    published: the paper's figures, by row; also of rows that are not run here.
-    original: whether the loss adds −log f(C; I).
+    Args:
+        about: one line.
+        data: the data set of each profile, which it is called with.
+        family: by name.
+        rows: of the comparison.
+        profiles: settings of each.
+        classifier: a network for (channels, classes, profile).
+        measure: the metrics of (model, data set).
+        score: the metric that a table shows.
+        unit: of the score.
+        published: the paper's figures by row; also of rows that are not run here.
+        original: whether the loss adds −log f(C; I).
     """
 
     about: str
     data: Callable[[str], Dataset]
     family: str
-    guides: dict[str, Row]
+    rows: dict[str, Row]
     profiles: dict[str, Settings]
     classifier: Callable[[int, int, str], nn.Module]
     measure: Callable[[InvariantClassifier, Dataset], dict]
@@ -55,30 +70,61 @@ class Experiment:
     published: dict[str, str] = field(default_factory=dict)
     original: bool = True
 
+    def __post_init__(self):
+        # So that a name that is not there is refused with those that are.
+        object.__setattr__(self, "rows", Registry("row", **self.rows))
+        object.__setattr__(self, "profiles", Registry("profile", **self.profiles))
+
     def build(self, row: str, profile: str, data: Dataset, seed: int = 0) -> InvariantClassifier:
-        """An untrained model for one row of the comparison."""
-        torch.manual_seed(seed)
-        guide, options, *_ = Registry("row", **self.guides)[row]
-        channels, family = data.train.images.shape[1], FAMILIES[self.family_of(row)]
-        classifier = self.classifier(channels, len(data.classes), profile)
-        return InvariantClassifier(
-            classifier, GUIDES[guide](family, channels, **options), family, self.original
-        )
+        """An untrained model for one row, the same for the same seed.
+
+        Args:
+            row: by name.
+            profile: some have smaller networks.
+            data: any with its channels and classes.
+            seed: of the first weights.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        guide, options, *_ = self.rows[row]
+        family = FAMILIES[self.family_of(row)]
+        channels = data.train.images.shape[1]
+        with seeded(seed):
+            classifier = self.classifier(channels, len(data.classes), profile)
+            q = GUIDES[guide](family, channels, **options)
+        return InvariantClassifier(classifier, q, family, self.original)
 
     def family_of(self, row: str) -> str:
         """The family's name, the row's own or the experiment's."""
-        return self.guides[row].family or self.family
+        return self.rows[row].family or self.family
+
+    def model_of(self, row: str) -> dict:
+        """What an entry says about a row's model, as JSON: guide and options, and the family."""
+        guide, options, *_ = self.rows[row]
+        return {"options": [guide, describe(options)], "family": self.family_of(row)}
 
     def settings(self, profile: str, row: str, seed: int = 0) -> Settings:
         """The settings of a profile, with the row's own."""
-        changes = Registry("row", **self.guides)[row].changes
-        return replace(Registry("profile", **self.profiles)[profile], seed=seed, **changes)
+        return replace(self.profiles[profile], seed=seed, **self.rows[row].changes)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, PyTorch's global generators start from the seed; then they are as they were."""
+    kind = pick_device().type
+    devices = 0 if kind == "cpu" else getattr(torch, kind).device_count()
+    with torch.random.fork_rng(range(devices), device_type=kind):
+        torch.manual_seed(seed)
+        yield
 
 
 def accuracies(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict:
     """In percent, of the plain classifier and averaged over 20 samples."""
-    samples = {"accuracy_plain": 0, "accuracy_averaged": 20}
-    return {name: 100 * metrics.accuracy(model, images, labels, n) for name, n in samples.items()}
+    return {
+        "accuracy_plain": 100 * metrics.accuracy(model, images, labels, 0),
+        "accuracy_averaged": 100 * metrics.accuracy(model, images, labels, 20),
+    }
 
 
 # How far each class of mnist-selective is turned in the test, in degrees.
@@ -86,7 +132,8 @@ LIMITS = {"0": 180.0, "1": 180.0, "5": 180.0, "6": 60.0, "9": 60.0}
 
 
 def _five_digits(profile: str) -> Dataset:
-    data = load("mnist", sample=profile != "full").joined().only([int(digit) for digit in LIMITS])
+    digits = [int(digit) for digit in LIMITS]
+    data = load("mnist", sample=profile != "full").joined().only(digits)
     return data.first(1000, 500) if profile == "ci" else data
 
 
@@ -95,66 +142,75 @@ def _five_network(channels: int, classes: int, profile: str) -> nn.Module:
 
 
 def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
-    """Widths by class, and accuracies on the test images as they are and turned as their class allows."""
-    images, labels = data.test.images, data.test.labels
+    """Widths by class; accuracies on test images as they are, and turned as their class allows."""
+    images, labels = data.test
     limits = torch.tensor([LIMITS[name] for name in data.classes])
     turned = metrics.rotate_within(images, limits[labels], torch.Generator().manual_seed(0))
+    widths = metrics.class_widths(model, images, labels, len(data.classes))
+    upright = accuracies(model, images, labels)
+    after_turning = accuracies(model, turned, labels)
     return {
-        "width_degrees": dict(
-            zip(data.classes, metrics.class_widths(model, images, labels, len(data.classes)))
-        ),
-        **accuracies(model, images, labels),
-        **{
-            name.replace("accuracy_", "accuracy_turned_"): x
-            for name, x in accuracies(model, turned, labels).items()
-        },
+        "width_degrees": dict(zip(data.classes, widths)),
+        **upright,
+        "accuracy_turned_plain": after_turning["accuracy_plain"],
+        "accuracy_turned_averaged": after_turning["accuracy_averaged"],
     }
 
 
 def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str], Dataset]:
-    """profile → Mario-Iggy with as many training images, and half as many to test; this project's sprites but at `full`."""
-    return lambda profile: mario_iggy(
-        degrees, modes, sizes[profile], sizes[profile] // 2, sample=profile != "full"
-    )
+    """Mario-Iggy by profile, with as many training images and half as many to test.
+
+    It is of this project's sprites but at ``full``.
+    """
+
+    def data(profile: str) -> Dataset:
+        size = sizes[profile]
+        return mario_iggy(degrees, modes, size, size // 2, sample=profile != "full")
+
+    return data
 
 
 @torch.no_grad()
 def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict:
-    """How q(T | I) fills the turns that keep an image's class, up to the boundary, half way to another class's pose."""
-    images, labels = data.test.images[:1000], data.test.labels[:1000]
-    centres = wrap((mario_poses(modes)[labels] - data.test.angles[:1000, None]).T / 180)
-    T = torch.cat(
-        [model.q(part.to(model.device)).sample((400,))[..., 0].cpu() for part in images.split(500)],
-        1,
-    )
+    """How q(T | I) fills the turns that keep an image's class.
+
+    They reach up to the boundary, half way to another class's pose.
+    """
+    some = data.test[:1000]
+    assert some.angles is not None  # Mario-Iggy knows them
+    to_poses = mario_poses(modes)[some.labels] - some.angles[:, None]
+    centres = wrap(to_poses.T / 180)
+    parts = []
+    for images in some.images.split(500):
+        parts.append(model.q(images.to(model.device)).sample((400,))[..., 0].cpu())
+    T = torch.cat(parts, 1)
     reached, inside = metrics.coverage(T, centres, 0.5 / modes, periodic=True)
     return {
         "half_width_degrees": 180 * metrics.half_width(T, periodic=True).median().item(),
         "range_reached": reached.mean().item(),
         "share_inside": inside.mean().item(),
         "effective_modes": metrics.effective_modes(T, centres, periodic=True).mean().item(),
-        **accuracies(model, images, labels),
+        **accuracies(model, some.images, some.labels),
     }
 
 
+@torch.no_grad()
 def _rotation_discovery(model: InvariantClassifier, data: Dataset) -> dict:
-    """How far the samples' matrices are from rotations, beside those of coefficients from the whole box."""
-    images = data.test.images[:500].to(model.device)
-    with torch.no_grad():
-        T = model.q(images).sample((200,))
-    anything = 2 * torch.rand(20000, 2, generator=torch.Generator().manual_seed(0)) - 1
-    b, d = (
-        (T - T.mean(0)).flatten(0, 1).T.cpu()
-    )  # within an image: what holds between images is not q's shape
+    """How far samples' matrices are from rotations, beside those of the whole box."""
+    some = data.test[:1000]
+    T = model.q(some.images[:500].to(model.device)).sample((200,))
+    box = 2 * torch.rand(20000, 2, generator=torch.Generator().manual_seed(0)) - 1
+    # Within an image: what holds between images is not q's shape.
+    b, d = (T - T.mean(0)).flatten(0, 1).T.cpu()
+    of_samples = metrics.rotation_error(model.family.matrix(T))
+    of_box = metrics.rotation_error(model.family.matrix(box))
+    half_width = metrics.half_width(T[..., 1] - T[..., 0], periodic=False)
     return {
-        "rotation_error": metrics.rotation_error(model.family.matrix(T)).median().item(),
-        "rotation_error_of_the_box": metrics.rotation_error(model.family.matrix(anything))
-        .median()
-        .item(),
+        "rotation_error": of_samples.median().item(),
+        "rotation_error_of_the_box": of_box.median().item(),
         "correlation": torch.corrcoef(torch.stack([b, d]))[0, 1].item(),
-        "half_width_degrees": 90
-        * metrics.half_width(T[..., 1] - T[..., 0], periodic=False).median().item(),
-        **accuracies(model, data.test.images[:1000], data.test.labels[:1000]),
+        "half_width_degrees": 90 * half_width.median().item(),
+        **accuracies(model, some.images, some.labels),
     }
 
 
@@ -163,8 +219,8 @@ def _classification(model: InvariantClassifier, data: Dataset) -> dict:
 
 
 def _long_tail(degrees: float, model: InvariantClassifier, data: Dataset) -> dict:
-    """Accuracies, and eKLD by class, of which the first has the most images and the last the fewest."""
-    images, labels = data.test.images, data.test.labels
+    """Accuracies, and eKLD by class: the first has the most images and the last the fewest."""
+    images, labels = data.test
     generator = torch.Generator().manual_seed(0)
     ekld = metrics.ekld(model, images, labels, len(data.classes), degrees, generator)
     return {
@@ -187,15 +243,17 @@ def _fashion(profile: str) -> Dataset:
 
 
 def _cifar10(profile: str) -> Dataset:
-    if profile in ("reduced", "full"):
-        data = load("cifar10").joined()
-        return data if profile == "full" else data.first(10000, 5000)
-    data = load("cifar10", sample=True).joined()
-    return data.first(96, 50) if profile == "ci" else data
+    data = load("cifar10", sample=profile in ("ci", "quick")).joined()
+    if profile == "ci":
+        return data.first(96, 50)
+    return data.first(10000, 5000) if profile == "reduced" else data
 
 
 def _tiny_imagenet(profile: str) -> Dataset:
-    """The reader's own folder, <data>/tiny-imagenet with train/<class> and test/<class>; CIFAR-10 in place of it but at `full`."""
+    """The reader's own folder, <data>/tiny-imagenet with train/<class> and test/<class>.
+
+    CIFAR-10 stands in for it but at ``full``.
+    """
     if profile == "full":
         folder = cache_file("tiny-imagenet").with_suffix("")
         return load_folder(folder, size=64).joined()
@@ -205,44 +263,6 @@ def _tiny_imagenet(profile: str) -> Dataset:
 
 def _mario_network(channels: int, classes: int, profile: str) -> nn.Module:
     return ConvNet(channels, classes, width=8)
-
-
-def _mario_experiment(
-    about: str, degrees: float, modes: int, quick: Settings, full: Settings, **more
-) -> Experiment:
-    return Experiment(
-        about=about,
-        data=_mario(degrees, modes, {"ci": 200, "quick": 3000, "full": 10000}),
-        profiles={"ci": replace(quick, epochs=2, burn_in=1), "quick": quick, "full": full},
-        classifier=_mario_network,
-        **{
-            "family": "rotation",
-            "measure": partial(_mario_ranges, modes),
-            "score": "half_width_degrees",
-            "unit": "degrees, half-width of q",
-            **more,
-        },
-    )
-
-
-def _classifies(
-    about: str, data: Callable[[str], Dataset], network: Callable, quick: Settings, full: Settings, more_profiles: dict | None = None,
-    **more,
-) -> Experiment:  # fmt: skip
-    """An experiment whose result is accuracy, all of the plane's affine maps being possible."""
-    return Experiment(
-        about=about,
-        data=data,
-        classifier=network,
-        profiles={
-            "ci": replace(quick, epochs=2, burn_in=1),
-            "quick": quick,
-            "full": full,
-            **(more_profiles or {}),
-        },
-        original=False,
-        **{"family": "affine", "guides": AFFINE, "measure": _classification, **more},
-    )
 
 
 def _lenet(channels: int, classes: int, profile: str) -> nn.Module:
@@ -261,19 +281,73 @@ def _preact(channels: int, classes: int, profile: str) -> nn.Module:
     return PreActResNet18(channels, classes, width=64 if profile == "full" else 8)
 
 
+def _profiles(quick: Settings, full: Settings, **more: Settings) -> dict[str, Settings]:
+    """``ci`` is ``quick`` cut short."""
+    return {"ci": replace(quick, epochs=2, burn_in=1), "quick": quick, "full": full, **more}
+
+
+def _ranges(about: str, degrees: float, modes: int, profiles: dict, **more) -> Experiment:
+    """An experiment on Mario-Iggy whose result is how far q reaches."""
+    usual: dict[str, Any] = {
+        "family": "rotation",
+        "rows": ONE_RANGE,
+        "measure": partial(_mario_ranges, modes),
+        "score": "half_width_degrees",
+        "unit": "degrees, half-width of q",
+    }
+    return Experiment(
+        about=about,
+        data=_mario(degrees, modes, {"ci": 200, "quick": 3000, "full": 10000}),
+        profiles=profiles,
+        classifier=_mario_network,
+        **(usual | more),
+    )
+
+
+def _selective(about: str, rows: dict[str, Row], **epochs: int) -> Experiment:
+    """An experiment on the paper's five digits: three may turn all the way round, two may not."""
+    profiles = {profile: Settings(epochs=number) for profile, number in epochs.items()}
+    return Experiment(
+        about=about,
+        data=_five_digits,
+        family="rotation_translation",
+        rows=rows,
+        profiles={"ci": Settings(epochs=3, burn_in=1), **profiles},
+        classifier=_five_network,
+        measure=_selective_invariance,
+        score="accuracy_turned_averaged",
+        unit="% accuracy on digits turned as their class allows",
+    )
+
+
+def _classifies(
+    about: str,
+    data: Callable[[str], Dataset],
+    classifier: Callable[[int, int, str], nn.Module],
+    profiles: dict[str, Settings],
+    **more,
+) -> Experiment:
+    """An experiment whose result is accuracy, all of the plane's affine maps being possible."""
+    usual: dict[str, Any] = {"family": "affine", "rows": AFFINE, "measure": _classification}
+    return Experiment(
+        about=about,
+        data=data,
+        classifier=classifier,
+        profiles=profiles,
+        original=False,
+        **(usual | more),
+    )
+
+
 ONE_RANGE = {"augerino": Row("augerino"), "instaaug": Row("instaaug"), "flow": Row("flow")}
 NONE = Row("none", changes={"samples": 1})
 FIVE = {"scale": [0.2, 0.2, 0.6]}  # small shifts and wide rotations: see CONTRIBUTING.md
-COUPLINGS = {
-    "univariate": "affine",
-    "coupling": True,
-    "layers": 12,
-}  # the paper's layers, over one Gaussian
 AFFINE = {
     "none": NONE,
     "augerino": Row("augerino", {"half_width": 0.2}),
     "instaaug": Row("instaaug", {"half_width": 0.2}),
-    "flow": Row("flow", COUPLINGS | {"scale": 0.1}),
+    # The paper's layers, over one Gaussian.
+    "flow": Row("coupling_flow", {"scale": 0.1}),
 }
 
 MARIO = Settings(epochs=25)
@@ -286,54 +360,95 @@ MARIO_FULL = Settings(
     decay=Cosine(to=0.1),
     burn_in=5,
 )
+THREE_POSES: dict[str, Any] = {
+    "alpha": 0.4,
+    "samples": 8,
+    "burn_in": 3,
+    "freeze": True,
+    "smoothing": 0.1,
+}
+RIDGE: dict[str, Any] = {"alpha": 0.1, "freeze": True, "smoothing": 0.1}
+DIGITS_QUICK = Settings(epochs=8, alpha=0.03, burn_in=1)
+MNIST_FULL = Settings(
+    epochs=100,
+    batch_size=256,
+    alpha=0.01,
+    samples=20,
+    lr=1e-3,
+    guide_lr=1e-4,
+    decay=Steps(every=80, factor=0.1),
+    burn_in=1,
+)
 CIFAR = Settings(
-    epochs=200, batch_size=256, alpha=0.1, samples=20, optimizer="sgd", lr=0.1, guide_lr=1e-4, weight_decay=5e-4,
-    decay=Steps(every=80, factor=0.1), burn_in=10,
-)  # fmt: skip
+    epochs=200,
+    batch_size=256,
+    alpha=0.1,
+    samples=20,
+    optimizer="sgd",
+    lr=0.1,
+    guide_lr=1e-4,
+    weight_decay=5e-4,
+    decay=Steps(every=80, factor=0.1),
+    burn_in=10,
+)
 LONG_TAIL = replace(CIFAR, epochs=100, alpha=0.05, decay=Steps(every=80, factor=0.05))
 CIFAR_QUICK = replace(
     CIFAR, epochs=40, batch_size=64, alpha=0.01, samples=1, guide_lr=3e-4, decay=Cosine(), burn_in=4
 )
-DIGITS_QUICK = Settings(epochs=8, alpha=0.03, burn_in=1)
 
 # Shortest first, as `python -m flowinv reproduce` takes them.
 EXPERIMENTS = Registry(
     "experiment",
     **{
-        # Classes whose poses are half a turn apart: whatever the data's own range, ±90° is where a class ends.
-        "mario-45": _mario_experiment(
-            "Mario-Iggy within ±45° of its poses: how far q reaches", 45, 1, MARIO, MARIO_FULL, guides=ONE_RANGE
+        # Classes whose poses are half a turn apart: whatever the data's own range, ±90° is where
+        # a class ends.
+        "mario-45": _ranges(
+            "Mario-Iggy within ±45° of its poses: how far q reaches",
+            degrees=45,
+            modes=1,
+            profiles=_profiles(MARIO, MARIO_FULL),
         ),
-        "mario-90": _mario_experiment(
-            "Mario-Iggy within ±90° of its poses: how far q reaches", 90, 1, MARIO,
-            replace(MARIO_FULL, epochs=250, burn_in=1), guides=ONE_RANGE,
+        "mario-90": _ranges(
+            "Mario-Iggy within ±90° of its poses: how far q reaches",
+            degrees=90,
+            modes=1,
+            profiles=_profiles(MARIO, replace(MARIO_FULL, epochs=250, burn_in=1)),
             published={"augerino": "toward 0", "flow": "toward 90"},
         ),
-        # Each class in three poses, 120° apart, those of upright and upside-down in turn: three ranges of ±30°.
-        "mario-3mode": _mario_experiment(
+        # Each class in three poses, 120° apart, those of upright and upside-down in turn: three
+        # ranges of ±30°.
+        "mario-3mode": _ranges(
             "Mario-Iggy around three poses a class: does q show all three",
-            30, 3,
-            Settings(epochs=25, batch_size=32, alpha=0.4, samples=8, burn_in=3, freeze=True, smoothing=0.1),
-            replace(MARIO_FULL, epochs=150, alpha=0.4, samples=8, burn_in=3, freeze=True, smoothing=0.1),
-            guides=ONE_RANGE | {"flow": Row("flow", {"base": "mixture", "components": 8, "scale": 0.2, "layers": 0})},
-            score="share_inside", unit="share of q in the class's poses",
+            degrees=30,
+            modes=3,
+            profiles=_profiles(
+                Settings(epochs=25, batch_size=32, **THREE_POSES),
+                replace(MARIO_FULL, epochs=150, **THREE_POSES),
+            ),
+            rows=ONE_RANGE | {"flow": Row("mixture_flow", {"components": 8, "scale": 0.2})},
+            score="share_inside",
+            unit="share of q in the class's poses",
         ),
-        "rotation-discovery": _mario_experiment(
+        "rotation-discovery": _ranges(
             "Two free entries of the linear map: does q find the ridge of rotations",
-            90, 1, replace(MARIO, alpha=0.1, burn_in=5, freeze=True, smoothing=0.1),
-            replace(MARIO_FULL, alpha=0.1, freeze=True, smoothing=0.1),
-            guides={"instaaug": Row("instaaug"), "flow": Row("flow")},
-            family="rotation_discovery", measure=_rotation_discovery,
-            score="rotation_error", unit="relative distance to a rotation",
+            degrees=90,
+            modes=1,
+            profiles=_profiles(
+                replace(MARIO, burn_in=5, **RIDGE),
+                replace(MARIO_FULL, **RIDGE),
+            ),
+            rows={"instaaug": Row("instaaug"), "flow": Row("flow")},
+            family="rotation_discovery",
+            measure=_rotation_discovery,
+            score="rotation_error",
+            unit="relative distance to a rotation",
         ),
-        # The paper's five digits: three that may turn all the way round, and two that may not.
-        "mnist-selective": Experiment(
-            about="0, 1, 5 may turn all the way round, 6 and 9 may not",
-            data=_five_digits,
-            family="rotation_translation",
-            guides={
+        "mnist-selective": _selective(
+            "0, 1, 5 may turn all the way round, 6 and 9 may not",
+            rows={
                 "none": Row("none"),
-                # All that the flow could do, and two boxes that a person who knows digits would choose.
+                # All that the flow could do, and two boxes that a person who knows digits would
+                # choose.
                 "whole box": Row("fixed", {"half_width": 1.0}),
                 "fixed ±90°": Row("fixed", {"half_width": [0.1, 0.1, 0.5]}),
                 "fixed ±180°": Row("fixed", {"half_width": [0.1, 0.1, 1.0]}),
@@ -341,98 +456,140 @@ EXPERIMENTS = Registry(
                 "instaaug": Row("instaaug"),
                 "flow": Row("flow", FIVE),
             },
-            profiles={
-                "ci": Settings(epochs=3, burn_in=1),
-                "quick": Settings(epochs=40),
-                "full": Settings(epochs=12),
-            },
-            classifier=_five_network,
-            measure=_selective_invariance,
-            score="accuracy_turned_averaged",
-            unit="% accuracy on digits turned as their class allows",
+            quick=40,
+            full=12,
         ),
         # The flow of mnist-selective, with one choice changed at a time.
-        "design": Experiment(
-            about="mnist-selective in half the epochs, one choice of the flow's design changed at a time",
-            data=_five_digits,
-            family="rotation_translation",
-            guides={
+        "design": _selective(
+            "mnist-selective in half the epochs, one choice of the flow's design changed at a time",
+            rows={
                 "flow": Row("flow", FIVE),
-                "no layers": Row("flow", FIVE | {"base": "mixture", "components": 1, "layers": 0}),
+                "no layers": Row("gaussian", FIVE),
                 "3 layers": Row("flow", FIVE | {"layers": 3}),
                 "hidden 16": Row("flow", FIVE | {"hidden": 16}),
                 "hidden 256": Row("flow", FIVE | {"hidden": 256}),
                 "4 bins": Row("flow", FIVE | {"bins": 4}),
-                "12 affine couplings": Row("flow", FIVE | COUPLINGS),
-                "mixture base": Row("flow", FIVE | {"base": "mixture"}),
-                "uniform base": Row("flow", {"base": "uniform"}),
+                "12 affine couplings": Row("coupling_flow", FIVE),
+                "mixture base": Row("flow", FIVE | {"base": MixtureBase}),
+                "uniform base": Row("flow", {"base": UniformBase}),
                 "narrow start": Row("flow", {"scale": 0.2}),
                 "α 0.03": Row("flow", FIVE, {"alpha": 0.03}),
                 "α 0.1": Row("flow", FIVE, {"alpha": 0.1}),
                 "α 1": Row("flow", FIVE, {"alpha": 1.0}),
                 "1 sample": Row("flow", FIVE, {"samples": 1}),
                 "8 samples": Row("flow", FIVE, {"samples": 8}),
-                "rotation, D = 1": Row("flow", {"scale": 0.6}, {}, "rotation"),
-                "similarity, D = 4": Row("flow", {"scale": [0.2, 0.2, 0.6, 0.2]}, {}, "similarity"),
-                "affine, D = 6": Row("flow", {"scale": [0.2, 0.2, 0.6, 0.2, 0.2, 0.2]}, {}, "affine"),
+                "rotation, D = 1": Row("flow", {"scale": 0.6}, family="rotation"),
+                "similarity, D = 4": Row(
+                    "flow", {"scale": [0.2, 0.2, 0.6, 0.2]}, family="similarity"
+                ),
+                "affine, D = 6": Row(
+                    "flow", {"scale": [0.2, 0.2, 0.6, 0.2, 0.2, 0.2]}, family="affine"
+                ),
             },
-            profiles={
-                "ci": Settings(epochs=3, burn_in=1),
-                "quick": Settings(epochs=20),
-            },
-            classifier=_five_network,
-            measure=_selective_invariance,
-            score="accuracy_turned_averaged",
-            unit="% accuracy on digits turned as their class allows",
+            quick=20,
         ),
         "mnist": _classifies(
-            "MNIST, LeNet", _digits, _lenet, DIGITS_QUICK,
-            Settings(epochs=100, batch_size=256, alpha=0.01, samples=20, lr=1e-3, guide_lr=1e-4,
-                     decay=Steps(every=80, factor=0.1), burn_in=1),
-            published={"none": "99.1 ± 0.02", "augerino": "98.3 ± 0.1", "LILA": "99.4 ± 0.02", "flow": "99.2 ± 0.1"},
+            "MNIST, LeNet",
+            _digits,
+            _lenet,
+            _profiles(DIGITS_QUICK, MNIST_FULL),
+            published={
+                "none": "99.1 ± 0.02",
+                "augerino": "98.3 ± 0.1",
+                "LILA": "99.4 ± 0.02",
+                "flow": "99.2 ± 0.1",
+            },
         ),
         "fmnist": _classifies(
-            "Fashion-MNIST, LeNet", _fashion, _lenet, DIGITS_QUICK,
-            replace(CIFAR, alpha=0.03, guide_lr=1e-3),
-            published={"none": "89.6 ± 0.2", "augerino": "90.1 ± 0.1", "LILA": "91.9 ± 0.2", "flow": "92.3 ± 1.4"},
+            "Fashion-MNIST, LeNet",
+            _fashion,
+            _lenet,
+            _profiles(DIGITS_QUICK, replace(CIFAR, alpha=0.03, guide_lr=1e-3)),
+            published={
+                "none": "89.6 ± 0.2",
+                "augerino": "90.1 ± 0.1",
+                "LILA": "91.9 ± 0.2",
+                "flow": "92.3 ± 1.4",
+            },
         ),
         "rotmnist-lt": _classifies(
             "MNIST, each image turned at random, with classes of 10 to 1, LeNet",
-            lambda profile: _digits(profile).long_tail().rotated(), _lenet, DIGITS_QUICK,
-            replace(LONG_TAIL, optimizer="adam", lr=1e-3, weight_decay=0.0),
-            family="rotation", measure=partial(_long_tail, 180),
-            guides={"none": NONE, "augerino": Row("augerino"), "instaaug": Row("instaaug"), "flow": Row("flow")},
+            lambda profile: _digits(profile).long_tail().rotated(),
+            _lenet,
+            _profiles(
+                DIGITS_QUICK,
+                replace(LONG_TAIL, optimizer="adam", lr=1e-3, weight_decay=0.0),
+            ),
+            family="rotation",
+            measure=partial(_long_tail, 180),
+            rows={"none": NONE} | ONE_RANGE,
         ),
         "cifar10-lt": _classifies(
             "CIFAR-10 with classes of 5,000 to 500 images, ResNet-8-16",
-            lambda profile: _cifar10(profile).long_tail(), _resnet, CIFAR_QUICK, LONG_TAIL,
+            lambda profile: _cifar10(profile).long_tail(),
+            _resnet,
+            _profiles(CIFAR_QUICK, LONG_TAIL),
             measure=partial(_long_tail, 10),
-            published={"none": "70.8 ± 0.8", "augerino": "63.6 ± 1.3", "LILA": "76.4 ± 0.9", "flow": "78.1 ± 1"},
+            published={
+                "none": "70.8 ± 0.8",
+                "augerino": "63.6 ± 1.3",
+                "LILA": "76.4 ± 0.9",
+                "flow": "78.1 ± 1",
+            },
         ),
         "cifar10": _classifies(
-            "CIFAR-10, ResNet-8-16", _cifar10, _resnet, CIFAR_QUICK, CIFAR, {"reduced": replace(CIFAR_QUICK, epochs=20)},
-            published={"none": "74.1 ± 0.5", "augerino": "79.0 ± 1", "LILA": "84.2 ± 0.8", "flow": "86.8 ± 0.4"},
+            "CIFAR-10, ResNet-8-16",
+            _cifar10,
+            _resnet,
+            _profiles(CIFAR_QUICK, CIFAR, reduced=replace(CIFAR_QUICK, epochs=20)),
+            published={
+                "none": "74.1 ± 0.5",
+                "augerino": "79.0 ± 1",
+                "LILA": "84.2 ± 0.8",
+                "flow": "86.8 ± 0.4",
+            },
         ),
         "cifar10-13layer": _classifies(
-            "CIFAR-10, 13-layer network", _cifar10, _conv13, replace(CIFAR_QUICK, epochs=20), replace(CIFAR, batch_size=100, samples=5),
-            published={"none": "90.6", "Fast AutoAugment": "92.65", "augerino": "93.8", "flow": "94.3"},
+            "CIFAR-10, 13-layer network",
+            _cifar10,
+            _conv13,
+            _profiles(
+                replace(CIFAR_QUICK, epochs=20),
+                replace(CIFAR, batch_size=100, samples=5),
+            ),
+            published={
+                "none": "90.6",
+                "Fast AutoAugment": "92.65",
+                "augerino": "93.8",
+                "flow": "94.3",
+            },
         ),
         "tinyimagenet-crop": _classifies(
             "TinyImageNet from a folder of your own, PreActResNet-18, crops",
-            _tiny_imagenet, _preact, replace(CIFAR_QUICK, epochs=10, burn_in=2), replace(CIFAR, chunk=1280),
+            _tiny_imagenet,
+            _preact,
+            _profiles(
+                replace(CIFAR_QUICK, epochs=10, burn_in=2),
+                replace(CIFAR, chunk=1280),
+            ),
             family="crop",
-            guides={
+            rows={
                 "none": NONE,
                 "random crop": Row("fixed", {"half_width": 0.5}),
                 "augerino": Row("augerino"),
                 "instaaug": Row("instaaug"),
                 "instaaug_crops": Row("instaaug_crops"),
-                "flow": Row("flow", COUPLINGS),
+                "flow": Row("coupling_flow"),
             },
             published={
-                "none": "55.1", "random crop": "64.5", "augerino": "55.0", "instaaug": "54.4", "instaaug_crops": "66.0",
-                "flow": "65.4", "flow over the preset crops": "66.0",
+                "none": "55.1",
+                "random crop": "64.5",
+                "augerino": "55.0",
+                "instaaug": "54.4",
+                "instaaug_crops": "66.0",
+                "flow": "65.4",
+                "flow over the preset crops": "66.0",
             },
         ),
     },
-)  # fmt: skip
+)

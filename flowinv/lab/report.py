@@ -1,4 +1,4 @@
-"""The page that holds the paper's figures beside this project's results."""
+"""The tables of the paper's figures beside this project's, for the book's page of results."""
 
 import statistics
 from pathlib import Path
@@ -6,98 +6,118 @@ from pathlib import Path
 from .experiments import EXPERIMENTS, Experiment
 from .results import stored
 
+# What stands between these in a page is computed; the words around it are written by hand.
+START = "<!-- From here to the next mark: made by python -m flowinv report -->"
+END = "<!-- Made until here -->"
+
+
+def renewed(page: str, folder: Path) -> str:
+    """The page, with what stands between its two marks computed again.
+
+    Args:
+        page: Markdown.
+        folder: of results.
+
+    Raises:
+        ValueError: it has no marks.
+    """
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"expected a page with two marks, the lines {START} and {END}: add them")
+    return before + generated(folder) + after
+
+
+def generated(folder: Path) -> str:
+    """The marks, and between them which row was best and the tables."""
+    return "\n\n".join([START, *_best(folder), scoreboard(folder), END])
+
 
 def scoreboard(folder: Path) -> str:
-    """The table of paper against project, in Markdown: mean ± standard deviation over seeds, with provenance."""
-    lines = []
+    """The tables of paper against project, in Markdown, with provenance.
+
+    A cell is a mean ± standard deviation over n seeds. What was run at ``ci`` is not shown.
+    """
+    parts = []
     for name, experiment in EXPERIMENTS.items():
-        found = {
-            p: stored(name, p, folder)
-            for p in experiment.profiles
-            if (folder / name / f"{p}.json").exists()
-        }
-        lines += [
-            "", f"## {name}", "", f"{experiment.about}. Shown: {experiment.unit}.", "",
-            "| q(T given I) | paper | here, full | here, smaller |", "| --- | --- | --- | --- |",
-        ]  # fmt: skip
-        for row in dict.fromkeys([*experiment.guides, *experiment.published]):
-            cells = {p: [e for e in entries if e["guide"] == row] for p, entries in found.items()}
-            full = _cell(experiment, cells.pop("full", []))
-            small = [
-                f"{_cell(experiment, entries)} ({p})"
-                for p, entries in cells.items()
-                if entries and p != "ci"
-            ]
-            if row not in experiment.guides:
-                full, small = "not run here", []
-            lines.append(
-                f"| {row} | {experiment.published.get(row, '')} | {full or 'not yet run at full scale'} | {'<br>'.join(small)} |"
-            )
+        found = _shown(name, folder)
+        parts.append(f"## {name}")
+        parts.append(f"{experiment.about}. Shown: {experiment.unit}.")
+        parts.append(_table(experiment, found))
         for profile, entries in found.items():
-            if profile != "ci":
-                lines += ["", f"`{profile}`: {_provenance_line(entries)}"]
-    return "\n".join(lines).strip() + "\n"
+            parts.append(f"`{profile}`: {_provenance(entries)}")
+    return "\n\n".join(parts)
 
 
-def page(folder: Path) -> str:
-    """The book's page of results: `scoreboard` with a word on how to read it."""
-    return f"""# Results
-
-The paper's figures (Singhal et al. 2023) beside this project's, made by `python -m flowinv report` from `book/results/`. Means ±
-standard deviations over n seeds; accuracies are averaged over 20 samples of q(T given I). *full* is all the data, and the paper's networks and settings where they are known; *quick* is what two CPU
-cores do in minutes, with less data and where needed smaller networks, and *reduced* lies between: neither can be held against the paper.
-
-Where `full` is not the paper's: `mnist-selective` trains 12 epochs with batches of 64 (40 and 512), so that a CPU can do it; q's base is one
-Gaussian (a mixture, or uniform) and on Mario-Iggy its layers are one spline (four couplings); α is a number on Mario-Iggy (steered to hold the
-entropy). Not known, and ours: momentum and weight decay of SGD, clipping of gradients, that q's rate takes the same steps, label
-smoothing on `mario-3mode`, the flow's options, and the training of `rotation-discovery`, `rotmnist-lt` and `tinyimagenet-crop`. The settings of each run are in its result file, and in `flowinv/experiments.py`. What is measured on
-Mario-Iggy is measured on the first 1,000 test images.
-
-{_best(folder)}
-
-{scoreboard(folder)}"""
+def _shown(name: str, folder: Path) -> dict[str, list[dict]]:
+    """The stored entries of an experiment by profile, but for ci."""
+    found = {}
+    for profile in EXPERIMENTS[name].profiles:
+        if profile != "ci" and (folder / name / f"{profile}.json").exists():
+            found[profile] = stored(name, profile, folder)
+    return found
 
 
-def _best(folder: Path) -> str:
-    """Which row has the highest mean accuracy, for each profile and experiment that is about accuracy."""
+def _table(experiment: Experiment, found: dict[str, list[dict]]) -> str:
+    lines = ["| row | paper | here, full | here, smaller |", "| --- | --- | --- | --- |"]
+    for row in dict.fromkeys([*experiment.rows, *experiment.published]):
+        cells = {}
+        for profile, entries in found.items():
+            own = [entry for entry in entries if entry["row"] == row]
+            if own:
+                cells[profile] = _cell(experiment, own)
+        ours = row in experiment.rows
+        full = cells.pop("full", "not yet run at full scale" if ours else "not run here")
+        smaller = "<br>".join(f"{cell} ({profile})" for profile, cell in cells.items())
+        published = experiment.published.get(row, "")
+        lines.append(f"| {row} | {published} | {full} | {smaller} |")
+    return "\n".join(lines)
+
+
+def _best(folder: Path) -> list[str]:
+    """Which row has the highest mean accuracy, for each experiment that is about accuracy."""
     lines = []
     for profile in ("full", "reduced", "quick"):
         best = []
         for name, experiment in EXPERIMENTS.items():
-            if "% accuracy" in experiment.unit and (folder / name / f"{profile}.json").exists():
-                scores: dict[str, list] = {}
-                for entry in stored(name, profile, folder):
-                    scores.setdefault(entry["guide"], []).append(entry["metrics"][experiment.score])
-                best.append(f"{name}: {max(scores, key=lambda row: statistics.mean(scores[row]))}")
+            entries = _shown(name, folder).get(profile, [])
+            if entries and "% accuracy" in experiment.unit:
+                best.append(f"{name}: {_highest(experiment, entries)}")
         if best:
             lines.append(f"Highest mean accuracy at `{profile}`: {'; '.join(best)}.")
-    return "\n\n".join(lines)
+    return lines
+
+
+def _highest(experiment: Experiment, entries: list[dict]) -> str:
+    scores: dict[str, list[float]] = {}
+    for entry in entries:
+        scores.setdefault(entry["row"], []).append(entry["metrics"][experiment.score])
+    return max(scores, key=lambda row: statistics.mean(scores[row]))
 
 
 def _cell(experiment: Experiment, entries: list[dict]) -> str:
-    if not entries:
-        return ""
-    values = [e["metrics"][experiment.score] for e in entries]
+    values = [entry["metrics"][experiment.score] for entry in entries]
     digits = 1 if max(map(abs, values)) > 2 else 3
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    cell = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        cell += f" ± {statistics.stdev(values):.{digits}f}"
     ekld = [e["metrics"]["ekld_nats"] for e in entries if "ekld_nats" in e["metrics"]]
-    also = f", eKLD {statistics.mean(ekld):.3f} nats" if ekld else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}{also}, n = {len(values)}"
+    if ekld:
+        cell += f", eKLD {statistics.mean(ekld):.3f} nats"
+    return f"{cell}, n = {len(values)}"
 
 
-def _provenance_line(entries: list[dict]) -> str:
-    some = lambda key: ", ".join(sorted({str(e[key]) for e in entries}))  # noqa: E731
-    seconds = [e["wall_seconds"] for e in entries]
-    speeds = [e["images_per_second"] for e in entries]
-    shares = [e["share_outside_classifier"] for e in entries if "share_outside_classifier" in e]
-    outside = (
-        f", a median of {statistics.median(shares):.0%} of a step outside the classifier"
-        if shares
-        else ""
-    )
-    dates = sorted({e["date"] for e in entries})
+def _provenance(entries: list[dict]) -> str:
+    def all_of(key: str) -> str:
+        return ", ".join(sorted({str(entry[key]) for entry in entries}))
+
+    seconds = [entry["wall_seconds"] for entry in entries]
+    speeds = [entry["images_per_second"] for entry in entries]
+    dates = [entry["date"] for entry in entries]
+    span = dict.fromkeys([min(dates), max(dates)])
     return (
-        f"{some('data')}; {some('epochs')} epochs; {min(seconds):.0f} to {max(seconds):.0f} s of training a run"
-        f" ({min(speeds):,} to {max(speeds):,} images/s{outside});"
-        f" {some('device')}; seeds {some('seed')}; revision {some('revision')}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+        f"{all_of('data')}; {all_of('epochs')} epochs;"
+        f" {min(seconds):.0f} to {max(seconds):.0f} s of training a run"
+        f" ({min(speeds):,} to {max(speeds):,} images/s); {all_of('device')};"
+        f" seeds {all_of('seed')}; revision {all_of('revision')}; {' to '.join(span)}."
     )

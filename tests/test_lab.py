@@ -1,0 +1,632 @@
+"""Experiments measure what they say; runs go on after any stop; the book says what is stored."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pyro.distributions as dist
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from flowinv.data import mario_poses
+from flowinv.distributions import MixtureBase, wrap
+from flowinv.guides import GUIDES
+from flowinv.lab import (
+    EXPERIMENTS,
+    SEEDS,
+    Job,
+    Row,
+    RunError,
+    report,
+    results_folder,
+    run,
+    runs,
+    stored,
+    trained,
+)
+from flowinv.lab.results import store
+from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
+from flowinv.training import CheckpointError, make_optimizers, step
+
+ROOT = Path(__file__).parents[1]
+NAME = "mario-45"  # two epochs of 200 images at ci
+FLOW = Job(NAME, "ci", "flow")
+AUGERINO = Job(NAME, "ci", "augerino")
+pytestmark = pytest.mark.filterwarnings("ignore::flowinv.training.TrainingWarning")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+# Experiments
+
+
+def every_row():
+    """All rows; in the normal run those whose measure, guide, family or network no other has."""
+    seen = set()
+    for name, experiment in EXPERIMENTS.items():
+        measure = experiment.measure
+        if isinstance(measure, partial):
+            measure = measure.func
+        for row, (guide, *_) in experiment.rows.items():
+            kinds = {measure, guide, experiment.family_of(row), experiment.classifier}
+            marks = () if kinds - seen else pytest.mark.slow
+            seen |= kinds
+            yield pytest.param(name, row, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "row"), list(every_row()))
+def test_every_row_of_every_experiment_runs_and_its_metrics_are_numbers(name, row, tmp_path):
+    entry = run(Job(name, "ci", row), tmp_path / "out", tmp_path / "runs")
+    for value in entry["metrics"].values():
+        numbers = value.values() if isinstance(value, dict) else [value]
+        assert all(math.isfinite(number) for number in numbers)
+    assert read(tmp_path / "out" / name / "ci.json")[0]["metrics"] == entry["metrics"]
+
+
+class Sampler(torch.nn.Module):
+    """A guide whose samples are those of ``sample(images, shape)``; it has no density."""
+
+    def __init__(self, dim, sample):
+        super().__init__()
+        self.dim = dim
+        self.sample = sample
+
+    def forward(self, images):
+        class Samples(dist.TorchDistribution):
+            def sample(self, shape=()):
+                return sample(images, shape)
+
+            def log_prob(self, value):
+                return value.new_zeros(value.shape[:-1])
+
+        sample = self.sample
+        shapes = torch.Size([len(images)]), torch.Size([self.dim])
+        return Samples(*shapes, validate_args=False)
+
+
+@pytest.mark.parametrize(("name", "modes"), [("mario-90", 1), ("mario-3mode", 3)])
+def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(name, modes):
+    """A q that knows each image's angle, and covers just that range, has all of it, no more."""
+    experiment = EXPERIMENTS[name]
+    data = experiment.data("ci")
+    number = {image.numpy().tobytes(): i for i, image in enumerate(data.test.images)}
+
+    def sample(images, shape):
+        found = [number[image.cpu().numpy().tobytes()] for image in images]
+        some = data.test[torch.tensor(found)]
+        size = (*shape, len(images))
+        pose = mario_poses(modes)[some.labels, torch.randint(modes, size)]
+        offset = 0.5 / modes * (2 * torch.rand(size) - 1)
+        return wrap((pose - some.angles) / 180 + offset).unsqueeze(-1)
+
+    model = experiment.build("flow", "ci", data)
+    model.q = Sampler(1, sample)
+    found = experiment.measure(model, data)
+    assert found["range_reached"] > 0.97 and found["share_inside"] > 0.99
+    assert found["effective_modes"] == pytest.approx(modes, abs=0.05)
+
+
+def test_a_rotation_has_no_rotation_error_and_a_box_has():
+    """Samples on the ridge b = −d measure as rotations, those of a box as the box does."""
+    experiment = EXPERIMENTS["rotation-discovery"]
+    data = experiment.data("ci")
+    model = experiment.build("flow", "ci", data)
+
+    def ridge(images, shape):
+        r = 2 * torch.rand(*shape, len(images), 1) - 1
+        return torch.cat([-r, r], -1)
+
+    model.q = Sampler(2, ridge)
+    found = experiment.measure(model, data)
+    assert found["rotation_error"] < 1e-3 and found["correlation"] == pytest.approx(-1, abs=1e-3)
+    model.q = GUIDES["fixed"](model.family, 3)
+    found = experiment.measure(model, data)
+    assert found["rotation_error"] == pytest.approx(found["rotation_error_of_the_box"], rel=0.05)
+
+
+def test_a_long_tail_is_measured_by_class():
+    experiment = EXPERIMENTS["cifar10-lt"]
+    data = experiment.data("quick")
+    sizes = data.train.labels.bincount()
+    assert sizes[0] == 10 * sizes[-1] and (sizes.diff() <= 0).all()
+    model = experiment.build("none", "quick", data).eval()
+    found = experiment.measure(model, data.first(10, 200))
+    by_class = found["ekld_nats_by_class"]
+    assert list(by_class) == list(data.classes)
+    assert found["ekld_nats"] == pytest.approx(sum(by_class.values()) / len(by_class))
+
+
+# For ten classes. Normalisation and shortcuts, which vary, make less than 5% of a network.
+PUBLISHED = {FixupResNet: 78e3, ConvNet13: 3.12e6, LeNet: 61_706, PreActResNet18: 11.17e6}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED, ids=lambda kind: kind.__name__)
+def test_the_networks_of_full_have_the_published_numbers_of_weights(kind):
+    found = 0
+    for experiment in EXPERIMENTS.values():
+        channels = 1 if kind is LeNet else 3
+        network = experiment.classifier(channels, 10, "full")
+        if isinstance(network, kind):
+            found += 1
+            weights = sum(parameter.numel() for parameter in network.parameters())
+            assert weights == pytest.approx(PUBLISHED[kind], rel=0.05)
+    assert found
+
+
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if "full" in e.profiles])
+def test_a_step_at_full_scale_runs(name):
+    """Networks, flow and optimisers of ``full``, on four images: a GPU's queue needs no edits."""
+    experiment = EXPERIMENTS[name]
+    data = experiment.data("ci")
+    model = experiment.build("flow", "full", data).train()
+    settings = experiment.settings("full", "flow")
+    optimizers = make_optimizers(model, settings, fused=True)
+    loss, entropy, norm = step(model, optimizers, *data.train[:4], settings, 0.1)
+    assert loss.isfinite() and norm.isfinite() and norm > 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda e: e.family_of("flw"),
+        lambda e: e.build("flw", "ci", e.data("ci")),
+        lambda e: e.settings("ci", "flw"),
+        lambda e: Job(NAME, "ci", "flw"),
+    ],
+    ids=["family_of", "build", "settings", "Job"],
+)
+def test_an_unknown_row_is_refused_with_those_there_are(ask):
+    with pytest.raises(ValueError, match="unknown row 'flw': expected one of augerino, instaaug"):
+        ask(EXPERIMENTS[NAME])
+
+
+def test_unknown_experiments_and_profiles_are_refused_with_those_there_are(tmp_path):
+    for ask in (Job, lambda *names: stored(*names[:2])):
+        with pytest.raises(ValueError, match="unknown experiment 'mnst': expected one of mario-45"):
+            ask("mnst", "quick", "flow")
+        with pytest.raises(ValueError, match="unknown profile 'reduced': expected one of ci, qui"):
+            ask(NAME, "reduced", "flow")
+    with pytest.raises(FileNotFoundError, match="make them with python -m flowinv train mario-45"):
+        stored(NAME, "ci", tmp_path)
+
+
+def test_building_and_measuring_give_the_callers_random_numbers_back():
+    experiment = EXPERIMENTS[NAME]
+    data = experiment.data("ci")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    model = experiment.build("flow", "ci", data, seed=1)
+    runs.measured(experiment, model, data)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_model_follows_from_its_seed():
+    experiment = EXPERIMENTS[NAME]
+    data = experiment.data("ci")
+    one, same, other = (experiment.build("flow", "ci", data, seed) for seed in (1, 1, 2))
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, same.state_dict()[name])
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_options_that_are_classes_are_stored_by_name():
+    rows = {"a": Row("flow", {"base": MixtureBase, "scale": [0.2, 0.2]})}
+    found = replace(EXPERIMENTS[NAME], rows=rows).model_of("a")
+    name, options = json.loads(json.dumps(found))["options"]
+    assert options["base"].endswith("MixtureBase") and options["scale"] == [0.2, 0.2]
+
+
+# Runs
+
+
+def test_a_second_run_replaces_its_own_entry_and_repeats_its_numbers(tmp_path):
+    first, second = (run(FLOW, tmp_path / "out", tmp_path / "runs") for _ in range(2))
+    (entry,) = read(tmp_path / "out" / NAME / "ci.json")
+    assert entry["wall_seconds"] == second["wall_seconds"]
+    if not torch.cuda.is_available():  # a GPU adds in any order
+        assert first["metrics"] == second["metrics"]
+
+
+def test_other_settings_never_replace_a_profiles_result(tmp_path):
+    out = tmp_path / "out"
+    run(AUGERINO, out, tmp_path / "runs")
+    before = (out / NAME / "ci.json").read_bytes()
+    for alpha in (0.1, 0.2, 0.1):
+        changed = replace(AUGERINO, changes={"alpha": alpha, "epochs": 2})
+        run(changed, out, tmp_path / "runs")
+    assert (out / NAME / "ci.json").read_bytes() == before
+    custom = read(out / NAME / "custom.json")
+    assert sorted(entry["settings"]["alpha"] for entry in custom) == [0.1, 0.2]
+    assert len(list((tmp_path / "runs" / NAME / "ci").glob("*.safetensors"))) == 3
+
+
+def test_a_change_to_what_the_profile_has_is_no_change():
+    epochs = EXPERIMENTS[NAME].profiles["ci"].epochs
+    same = replace(FLOW, changes={"epochs": epochs})
+    assert same.weights_file(ROOT) == FLOW.weights_file(ROOT)
+    assert same.result_file(ROOT) == FLOW.result_file(ROOT)
+    other = replace(FLOW, changes={"epochs": epochs + 1})
+    assert other.weights_file(ROOT) != FLOW.weights_file(ROOT)
+    assert other.result_file(ROOT).name == "custom.json"
+
+
+def test_a_run_that_another_process_is_at_is_refused(tmp_path):
+    lock = FLOW.weights_file(tmp_path / "runs").with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock), pytest.raises(RunError, match="another process is running"):
+        run(FLOW, tmp_path / "out", tmp_path / "runs")
+    assert not (tmp_path / "out").exists()
+
+
+def _store_many(path, row):
+    for seed in range(20):
+        store({"row": row, "seed": seed}, path, ["a", "b", "c"])
+
+
+def test_processes_that_store_at_once_lose_nothing(tmp_path):
+    context, path = get_context("spawn"), tmp_path / "out" / "ci.json"
+    processes = [context.Process(target=_store_many, args=(path, row)) for row in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    expected = [(row, seed) for row in "ab" for seed in range(20)]
+    assert [(e["row"], e["seed"]) for e in read(path)] == expected
+
+
+def test_a_row_of_another_branch_stays(tmp_path):
+    path = tmp_path / "ci.json"
+    for row in ("b", "unknown", "a"):
+        store({"row": row, "seed": 0}, path, ["a", "b"])
+    assert [entry["row"] for entry in read(path)] == ["a", "b", "unknown"]
+
+
+def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    histories = []
+
+    def watched(*arguments, fit=runs.fit, **options):
+        histories.append(fit(*arguments, **options))
+        return histories[-1]
+
+    monkeypatch.setattr(runs, "fit", watched)
+    with pytest.raises(RunError, match="choose another --out folder"):
+        run(FLOW, tmp_path / "file" / "out", tmp_path / "runs")
+    assert list((tmp_path / "runs").rglob("*.checkpoint"))
+    entry = run(FLOW, tmp_path / "out", tmp_path / "runs")
+    assert histories[0] == histories[1], "it was trained again: its seconds differ"
+    assert entry["wall_seconds"] == round(sum(epoch["seconds"] for epoch in histories[0]), 1)
+    assert not list((tmp_path / "runs").rglob("*.checkpoint"))
+    with pytest.raises(RunError, match="choose another --runs folder"):
+        run(FLOW, tmp_path / "out", tmp_path / "file" / "runs")
+
+
+def test_evaluate_measures_the_same_again_from_the_weights(tmp_path, monkeypatch):
+    with pytest.raises(RunError, match="train it with .* mario-45 --profile ci --row 'flow' --se"):
+        runs.evaluate(FLOW, tmp_path)
+    entry = run(FLOW, tmp_path / "out", tmp_path)
+    assert runs.evaluate(FLOW, tmp_path) == entry["metrics"]
+    experiment = EXPERIMENTS[NAME]
+    changed = replace(experiment, profiles={"ci": replace(FLOW.settings, alpha=0.1)})
+    with monkeypatch.context() as patch:
+        patch.setitem(EXPERIMENTS, NAME, changed)
+        with pytest.raises(RunError, match="settings that the profile no longer has"):
+            runs.evaluate(replace(FLOW), tmp_path)
+        old = replace(FLOW, changes={"alpha": 0.3})  # now a change, with a file of its own
+        with pytest.raises(RunError, match="is not there"):
+            runs.evaluate(old, tmp_path)
+    weights = FLOW.weights_file(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="no readable weights"):
+        runs.evaluate(FLOW, tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    run(AUGERINO, tmp_path, tmp_path / "runs")
+    AUGERINO.weights_file(tmp_path / "runs").rename(FLOW.weights_file(tmp_path / "runs"))
+    with pytest.raises(CheckpointError, match="holds another model"):
+        runs.evaluate(FLOW, tmp_path / "runs")
+
+
+def test_weights_are_kept_beside_the_result_where_the_book_finds_them(tmp_path, monkeypatch):
+    job = replace(FLOW, seed=4)
+    entry = run(job, tmp_path / "out", tmp_path / "runs", keep=True)
+    data = job.experiment.data("ci")
+    with pytest.raises(RunError, match="train it with .* --row 'flow' --seed 4 --keep"):
+        trained(NAME, "ci", "flow", data, seed=4)
+    monkeypatch.setattr(runs, "results_folder", lambda: tmp_path / "out")
+    model = trained(NAME, "ci", "flow", data, seed=4)
+    assert not model.training
+    assert runs.measured(job.experiment, model, data) == entry["metrics"]
+    assert len(stored(NAME, "ci", tmp_path / "out")) == 1  # weights are no result
+
+
+def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    for row in ("augerino", "instaaug"):
+        run(Job(NAME, "ci", row), out, tmp_path / "runs")
+    asked = runs.jobs(["mario-90", NAME], "ci", (0, 1))
+    left = [(job.name, job.row, job.seed) for job in runs.missing(asked, out)]
+    rows = ("augerino", "instaaug", "flow")
+    assert left == [
+        *[("mario-90", row, 0) for row in rows],
+        (NAME, "flow", 0),
+        *[(name, row, 1) for name in ("mario-90", NAME) for row in rows],
+    ]
+    assert len(runs.jobs([], "ci", (0,))) == sum(len(e.rows) for e in EXPERIMENTS.values())
+
+    changed = replace(AUGERINO, changes={"alpha": 0.1})
+    run(changed, out, tmp_path / "runs")
+    other = replace(AUGERINO, changes={"alpha": 0.2})
+    assert runs.missing([AUGERINO, changed, other], out) == [other]
+
+    profiles = {"ci": replace(AUGERINO.settings, samples=3)}
+    with monkeypatch.context() as patch:
+        patch.setitem(EXPERIMENTS, NAME, replace(EXPERIMENTS[NAME], profiles=profiles))
+        assert runs.missing([replace(AUGERINO)], out)
+    rows = EXPERIMENTS[NAME].rows | {"augerino": Row("augerino", {"half_width": 0.1})}
+    monkeypatch.setitem(EXPERIMENTS, NAME, replace(EXPERIMENTS[NAME], rows=rows))
+    assert runs.missing([AUGERINO], out)
+
+
+# Several processes
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def python(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["PYTHONWARNINGS"] = "ignore"
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        (NAME, "flow"),
+        pytest.param("cifar10", "flow", marks=pytest.mark.slow),
+        pytest.param("mnist", "instaaug", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_make_the_steps_of_one(name, row, tmp_path):
+    """Each has half of every batch; one process that takes the same halves draws the same."""
+    batch = 8
+    experiment = EXPERIMENTS[name]
+    data = experiment.data("ci")
+    assert len(data.train) % batch == 0  # so that `chunk` makes halves of every batch
+    command = ["-m", "flowinv", "train", name, "--profile", "ci", "--row", row, "--seed", 0]
+    folders = ["--out", tmp_path / "two", "--runs", tmp_path / "two" / "runs"]
+    python(*TORCHRUN, *command, "--batch-size", batch, *folders)
+    samples = experiment.settings("ci", row).samples
+    changes = {"batch_size": batch, "chunk": batch // 2 * samples}
+    run(Job(name, "ci", row, 0, changes), tmp_path / "one", tmp_path / "one" / "runs")
+
+    found = {}
+    weights = {}
+    for way in ("one", "two"):
+        (found[way],) = read(tmp_path / way / name / "custom.json")
+        (path,) = (tmp_path / way / "runs").rglob("*.safetensors")
+        weights[way] = load_file(path)
+    start = experiment.build(row, "ci", data, 0).state_dict()
+    for key, one in weights["one"].items():
+        # Sums in another order differ a little, and Adam enlarges the smallest.
+        apart = (one - weights["two"][key]).norm()
+        moved = (one - start[key]).norm()
+        assert apart < 0.05 * moved + 1e-4, key
+    assert (found["one"]["processes"], found["two"]["processes"]) == (1, 2)
+    assert found["one"]["final_loss"] == pytest.approx(found["two"]["final_loss"], abs=1e-4)
+
+
+AGREE = """
+import torch
+from accelerate import Accelerator
+from flowinv.lab import EXPERIMENTS
+from flowinv.training import fit
+
+accelerator = Accelerator(cpu=True)
+experiment = EXPERIMENTS["cifar10-13layer"]  # which has batch normalisation
+data = experiment.data("ci")
+model = experiment.build("flow", "ci", data, seed=accelerator.process_index)
+first = torch.nn.utils.parameters_to_vector(model.parameters())[None]
+assert (accelerator.gather(first)[0] != accelerator.gather(first)[1]).any()
+settings = experiment.settings("ci", "flow")
+fit(model, *data.train, settings, accelerator=accelerator, progress=False)
+state = torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])[None]
+a, b = accelerator.gather(state)
+assert torch.equal(a, b) and a.isfinite().all(), (a - b).abs().max()
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_same_model_whatever_they_began_with(tmp_path):
+    """Weights, and the statistics of batch normalisation, which each has of its own parts."""
+    (tmp_path / "agree.py").write_text(AGREE)
+    python(*TORCHRUN, tmp_path / "agree.py")
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from accelerate import Accelerator
+from flowinv.lab import Job, run
+
+random.seed(0)
+folder, kills, runs = Path(sys.argv[1]), 0, 0
+job = Job("mnist-selective", "ci", "flow", changes={"epochs": 8})
+
+
+def start():
+    child = os.fork()
+    if child:
+        return child
+    run(job, folder / str(runs), folder / f"runs{runs}", accelerator=Accelerator(cpu=True))
+    os._exit(0)
+
+
+begin = time.monotonic()  # how long it takes without a kill, to choose moments within
+assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
+whole, runs = time.monotonic() - begin, 1
+while kills < 20:
+    child = start()
+    time.sleep(random.uniform(0, 0.5 * whole))
+    if os.waitpid(child, os.WNOHANG) == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+    else:
+        runs += 1
+assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
+print(kills, runs)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_random_moments_ends_at_the_same_bits(tmp_path):
+    """At least 20 times kill −9; each run that was killed is bit for bit the one that was not."""
+    kills, ended = map(int, python("-c", KILLED, tmp_path).split())
+    print(f"{kills} kills in {ended} runs after the first")
+    assert kills >= 20
+    weights = sorted(tmp_path.rglob("[!.]*.safetensors"))
+    assert len(weights) == ended + 1 and len({path.read_bytes() for path in weights}) == 1
+    metrics = [read(path)[0]["metrics"] for path in tmp_path.rglob("[!.]*.json")]
+    assert len(metrics) == ended + 1 and all(found == metrics[0] for found in metrics)
+    assert not list(tmp_path.rglob("[!.]*.checkpoint"))
+
+
+# What is stored
+
+
+STORED = [
+    (path.parent.name, path.stem)
+    for path in sorted(results_folder().glob("*/[!.]*.json"))
+    if path.parent.name != "speed" and path.stem not in ("ci", "custom")
+]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_quick_results_of_every_row_and_seed_are_stored(name):
+    expected = [(row, seed) for row in EXPERIMENTS[name].rows for seed in SEEDS]
+    assert [(entry["row"], entry["seed"]) for entry in stored(name, "quick")] == expected
+
+
+@pytest.mark.parametrize(("name", "profile"), STORED)
+def test_stored_results_are_complete_and_traceable(name, profile):
+    found = stored(name, profile)
+    assert len({(entry["row"], entry["seed"]) for entry in found}) == len(found)
+    for entry in found:
+        job = Job(name, profile, entry["row"], entry["seed"])
+        assert job.made(entry), "its settings have changed since: run it again"
+        assert job.experiment.score in entry["metrics"]
+        assert entry["revision"] != "unknown" and "dirty" not in entry["revision"]
+        assert entry["device"] and entry["date"] and entry["data"]
+
+
+WEIGHTS = sorted(results_folder().glob("*/*/[!.]*.safetensors"))
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: "/".join(path.parts[-3:]))
+def test_stored_weights_are_of_a_stored_result(path):
+    """Made with the settings of now, and by the run whose result stands beside them."""
+    name, profile = path.parts[-3:-1]
+    jobs = [Job(name, profile, entry["row"], entry["seed"]) for entry in stored(name, profile)]
+    (number,) = (i for i, job in enumerate(jobs) if job.weights_file(results_folder()) == path)
+    job, entry = jobs[number], stored(name, profile)[number]
+    measurable = name.startswith("mario-")  # in a moment
+    data = job.experiment.data(profile if measurable else "ci")
+    model = trained(name, profile, job.row, data, job.seed)
+    if measurable:
+        found = runs.measured(job.experiment, model, data)
+        # An accuracy over 20 draws is up to 2.5% another with other draws.
+        assert found == pytest.approx(entry["metrics"], rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("profile", "data"), [("quick", "embedded sample): 5,000"), ("full", "MNIST: 29,953")]
+)
+def test_stored_results_show_selective_invariance(profile, data):
+    for entry in stored("mnist-selective", profile):
+        assert data in entry["data"]
+        if entry["row"] == "flow":
+            width = entry["metrics"]["width_degrees"]
+            assert all(width[digit] > 140 for digit in "015"), (entry["seed"], width)
+            assert all(70 < width[digit] < 115 for digit in "69"), (entry["seed"], width)
+
+
+# What the book says
+
+
+def test_the_books_page_of_results_is_that_of_the_stored_results():
+    page = (ROOT / "book" / "results.md").read_text()
+    assert page == report.renewed(page, results_folder()), "run python -m flowinv report"
+
+
+def test_a_page_keeps_its_words_and_has_its_tables_renewed(tmp_path):
+    page = f"# Mine\n\n{report.START}\nold\n{report.END}\n\nMy last word.\n"
+    made = report.renewed(page, tmp_path)
+    assert made.startswith("# Mine\n\n") and made.endswith("\n\nMy last word.\n")
+    assert "\nold\n" not in made and "## mario-45" in made
+    assert report.renewed(made, tmp_path) == made
+    with pytest.raises(ValueError, match="expected a page with two marks"):
+        report.renewed("# Mine", tmp_path)
+
+
+def markdown(path):
+    if path.suffix == ".md":
+        return path.read_text()
+    cells = read(path)["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+PAGES = [
+    path
+    for path in sorted((ROOT / "book").glob("*"))
+    if path.suffix in (".md", ".ipynb") and path.name != "results.md"
+]
+QUOTE = re.compile(r"([\d.,]*\d)\s*(?:°|%)?<!-- ([\w-]+)/(\w+) (.+?) ([\w.]+) -->")
+
+
+def quoted(path):
+    """(number, experiment, profile, row, metric) of each number that names its source."""
+    return QUOTE.findall(re.sub(r"```.*?```", "", markdown(path), flags=re.S))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_number_quoted_from_results_is_in_them(path):
+    """A quoted number names its source, <!-- experiment/profile row metric -->: the seeds' mean."""
+    for number, name, profile, row, metric in quoted(path):
+        values = []
+        for entry in stored(name, profile):
+            if entry["row"] == row:
+                value = entry["metrics"]
+                for key in metric.split("."):
+                    value = value[key]
+                values.append(value)
+        digits = len(number.partition(".")[2])
+        mean = round(sum(values) / len(values), digits)
+        assert mean == float(number.replace(",", "")), (number, name, profile, row, metric)
+    text = re.sub(r"```.*?```", "", markdown(path), flags=re.S)
+    unmarked = re.search(r"\d\.\d+ ?(%|°|degrees|seconds|nats|times)(?!<!--)", text)
+    assert not unmarked, f"{unmarked and unmarked[0]}: name its result, or compute it on the page"
+
+
+def test_some_numbers_are_quoted():
+    sources = [quote[1:] for quote in quoted(ROOT / "book" / "intro.md")]
+    assert ("mnist-selective", "quick", "flow", "width_degrees.6") in sources
