@@ -2,9 +2,8 @@
 
 Affine couplings with networks of two hidden layers of 64, base N(0, 0.3²), tanh at the end: the
 published structure. All get the weights of flowinv's flow (in which the first rank's own outputs
-are set to 0, since the other libraries' first half stays as it is), so all must give one point the
-same
-density and gradient.
+are set to 0, since the other libraries' first half stays as it is), so all must give one point
+the same density and gradient.
 """
 
 import itertools

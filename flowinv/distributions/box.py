@@ -161,10 +161,9 @@ class UniformMixture(BoxDistribution):
         log_weights = self.log_weights.expand(*batch_shape, len(self.low))
         return UniformMixture(log_weights, self.low, self.high)
 
-    @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
         k = _choose(self.log_weights, sample_shape)
-        return Uniform(self.low[k], self.high[k]).rsample()
+        return Uniform(self.low[k], self.high[k]).rsample().detach()
 
     def draw(self, samples: int) -> Draw:
         T = self.sample((samples,))
@@ -285,11 +284,10 @@ class GaussianMixture(dist.TorchDistribution):
         scale = self.scale.expand(*batch_shape, K, D)
         return GaussianMixture(self.log_weights.expand(*batch_shape, K), loc, scale, self.periodic)
 
-    @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
         x = _normal(self.loc, self.scale, self.periodic, sample_shape)
         k = _choose(self.log_weights, sample_shape)[..., None, None]
-        return x.gather(-2, k.expand(*k.shape[:-1], x.shape[-1])).squeeze(-2)
+        return x.gather(-2, k.expand(*k.shape[:-1], x.shape[-1])).squeeze(-2).detach()
 
     def draw(self, samples: int) -> Draw:
         K = self.loc.shape[-2]
@@ -324,6 +322,8 @@ def _normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor, periodic: Tensor | N
 
 
 def _choose(log_weights: Tensor, sample_shape) -> Tensor:
-    """Numbers of components, drawn by their weights: (…)."""
-    choice = dist.Categorical(logits=log_weights, validate_args=False)
-    return choice.sample(torch.Size(sample_shape))
+    """Numbers of components, drawn by their weights (…, K): (S, …)."""
+    batch = log_weights.shape[:-1]
+    weights = log_weights.exp().reshape(-1, log_weights.shape[-1])
+    n = math.prod(sample_shape)
+    return torch.multinomial(weights, n, replacement=True).mT.reshape(*sample_shape, *batch)
