@@ -112,3 +112,21 @@ def test_what_the_package_shows_is_there():
         assert getattr(flowinv, shown) is not None
     assert len(flowinv.__all__) <= 16
     assert (ROOT / "flowinv" / "py.typed").exists()
+
+
+def test_the_guide_that_contributing_adds_works():
+    """Its code, as it stands there, in at most 15 lines of class: a draw over the box."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    registered = dict(flowinv.GUIDES)
+    try:
+        exec(code, names := {})
+        lines = [line for line in code.splitlines() if line.strip() and "import" not in line]
+        assert len(lines) <= 15
+        q = names["PredictedAngle"](flowinv.FAMILIES["rotation"], 1)(
+            names["torch"].rand(2, 1, 28, 28)
+        )
+        assert q.draw(3).T.shape == (3, 2, 1)
+    finally:
+        flowinv.GUIDES.clear()
+        flowinv.GUIDES.update(registered)
