@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,7 +68,7 @@ class CropNet(Network):
         torch.Size([2, 321])
     """
 
-    def __init__(self, in_channels: int, grids: list[tuple[int, float]], width: int = 8):
+    def __init__(self, in_channels: int, grids: Sequence[tuple[int, float]], width: int = 8):
         super().__init__()
         self.grids = grids
         depths = [width * 2**i for i in range(len(grids))]
