@@ -1,8 +1,7 @@
 """Encoders and classifiers."""
 
-from itertools import pairwise
-
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
