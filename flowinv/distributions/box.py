@@ -1,6 +1,6 @@
 """Distributions that sample and score in one call.
 
-``q.draw(n)`` returns samples T_s, their log q(T_s) and weights w_s such that
+``q.draw(n)`` returns samples T_s, their log q(T_s) and weights w_s such that::
 
     Σ_s w_s f(T_s)   and its gradient   estimate   E_q[f(T)]   and its gradient   without bias,
 

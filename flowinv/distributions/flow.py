@@ -1,6 +1,6 @@
 """Conditional normalizing flows over the box [−1, 1]^D, with exact densities.
 
-A flow sends a simple base variable u through invertible layers that depend on a context c:
+A flow sends a simple base variable u through invertible layers that depend on a context c::
 
     T = (f_L ∘ … ∘ f_1)(u; c),      log q(T | c) = log p(u | c) − Σ_l log |det ∂f_l/∂x|.
 

@@ -17,18 +17,18 @@ from .univariate import BOX, LINE, Mapped, Space, Univariate
 class Layer(nn.Module):
     """An invertible map of D coefficients, given a context: from ``domain`` to ``codomain``.
 
-    Both ways return the value (…, D) and their own log |det| (…).
+    Both ways return the value (…, D) and their own log-determinant (…), that of the Jacobian.
     """
 
     domain: Space
     codomain: Space
 
     def forward(self, x: Tensor, context: Tensor) -> Mapped:
-        """y and log |det ∂y/∂x|, for x (…, D) and context (…, C)."""
+        """y and its log-determinant, for x (…, D) and context (…, C)."""
         raise NotImplementedError
 
     def inverse(self, y: Tensor, context: Tensor) -> Mapped:
-        """x and log |det ∂x/∂y|."""
+        """x and the log-determinant of the way back."""
         raise NotImplementedError
 
 
@@ -145,12 +145,12 @@ class ConditionalLayer(Layer):
         self.network = MaskedNetwork(ranks, univariate.count, context_dim, hidden, space.periodic)
 
     def forward(self, x: Tensor, context: Tensor) -> Mapped:
-        """y (…, D) and log |det ∂y/∂x| (…), for x (…, D) and context (…, C)."""
+        """y (…, D) and its log-determinant (…), for x (…, D) and context (…, C)."""
         y, log_slope = self.univariate(x, self.network(x, context))
         return Mapped(y, log_slope.sum(-1))
 
     def inverse(self, y: Tensor, context: Tensor) -> Mapped:
-        """x and log |det ∂x/∂y|."""
+        """x and the log-determinant of the way back."""
         x = y
         for _ in range(self.passes):  # after pass r the ranks below r are right
             x, log_slope = self.univariate.inverse(y, self.network(x, context))
@@ -180,11 +180,11 @@ class ToBox(Layer):
         self.register_buffer("periodic", mask, persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Mapped:
-        """T (…, D) in the box and log |det| (…)."""
+        """T (…, D) in the box and its log-determinant (…)."""
         return Mapped(self._on_line(x.tanh(), x), self._log_det(x))
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Mapped:
-        """x = artanh T and log |det|."""
+        """x = artanh T and its log-determinant."""
         edge = 1 - torch.finfo(y.dtype).eps
         x = self._on_line(y.clamp(-edge, edge).atanh(), y)
         return Mapped(x, -self._log_det(x))
@@ -208,9 +208,9 @@ class ToLine(Layer):
         self.to_box = ToBox()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Mapped:
-        """artanh x (…, D) and log |det| (…)."""
+        """artanh x (…, D) and its log-determinant (…)."""
         return self.to_box.inverse(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Mapped:
-        """tanh y and log |det|."""
+        """tanh y and its log-determinant."""
         return self.to_box(y)

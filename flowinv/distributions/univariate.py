@@ -58,7 +58,7 @@ class Mapped(NamedTuple):
     """What a map makes of a value, and the logarithm of how much it stretches there.
 
     ``log_slope`` is log dy/dx of each coefficient for a univariate function, and the sum over
-    coefficients, log |det ∂y/∂x|, for a layer.
+    coefficients, the logarithm of the Jacobian's determinant, for a layer.
     """
 
     value: Tensor

@@ -76,7 +76,7 @@ class Job:
 
     @property
     def is_profiles(self) -> bool:
-        """Whether the settings are the profile's: a change may be to what it has."""
+        """Whether the settings are the profile's; a change may be to what it has."""
         return self.settings == self._profiles_settings
 
     def weights_file(self, folder: Path) -> Path:
