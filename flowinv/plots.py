@@ -84,7 +84,7 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         above = figure.add_subplot(grid[0, b])
         _picture(above, images[b])
         above.set_title(labels[b], fontsize=9)
-        below = figure.add_subplot(grid[1:, b], projection="polar")
+        below = figure.add_subplot(grid[1:, b], projection="polar", theta_offset=np.pi / 2)
         _polar_bars(below, edges, np.sqrt(shares[b]), PALETTE[b % len(PALETTE)])
         below.set_ylim(0, 1.05 * largest)
     figure.tight_layout(pad=0.4)
@@ -103,15 +103,15 @@ def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Fig
     epochs = [row["epoch"] for row in history]
     for c, name in enumerate(classes):
         values = [row["widths"][c] for row in history]
-        style = {"color": PALETTE[c], "linestyle": LINES[c], "linewidth": 2}
-        ax.plot(epochs, values, label=name, **style)
+        (line,) = ax.plot(epochs, values, label=name)
+        line.set(color=PALETTE[c], linestyle=LINES[c], linewidth=2)
     ax.axhline(uniform, color="grey", linewidth=0.8)
     ax.annotate("full circle", (epochs[0], uniform), color="grey", fontsize=8, va="bottom")
     ax.set_xlabel("epoch")
     ax.set_ylabel("half-width of the rotation (degrees)")
     ax.set_ylim(0, 185)
     ax.set_yticks(range(0, 181, 45))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params("x", integer=True)
     ax.legend(title="digit", ncols=len(classes), fontsize=8, loc="lower right")
     figure.tight_layout()
     return figure
@@ -131,8 +131,8 @@ def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
     for n, name in enumerate(names):
         x = np.arange(len(groups)) + (n - (len(names) - 1) / 2) * width
         y = [values[group][name] for group in groups]
-        style = {"color": PALETTE[n], "hatch": HATCHES[n % len(HATCHES)]}
-        drawn = ax.bar(x, y, 0.92 * width, label=name, **style)
+        hatch = HATCHES[n % len(HATCHES)]
+        drawn = ax.bar(x, y, 0.92 * width, label=name, color=PALETTE[n], hatch=hatch)
         ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
     largest = max(chain.from_iterable(group.values() for group in values.values()))
     ax.set_xticks(range(len(groups)), groups)
@@ -152,10 +152,9 @@ def _picture(ax: Axes, image: Tensor) -> None:
 
 
 def _polar_bars(ax: Axes, edges: np.ndarray, heights: np.ndarray, color: str) -> None:
-    """Bars between edges, in degrees, with 0° on top."""
+    """Bars between edges, in degrees."""
     edges = np.deg2rad(edges)
     ax.bar(edges[:-1], heights, np.diff(edges), align="edge", color=color, edgecolor="white")
-    ax.set_theta_zero_location("N")
     quarters = np.deg2rad([0, 90, 180, 270])
     ax.set_xticks(quarters, ["0°", "90°", "180°", "−90°"], fontsize=8)
     ax.set_yticks([])

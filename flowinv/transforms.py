@@ -120,7 +120,7 @@ def rigid_exponential(A: Tensor) -> Tensor:
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
-    """The matrix of one map after the other: warping by it is warping by ``first``, then ``second``.
+    """The matrix of one map after the other: warping by ``first``, then by ``second``.
 
     Args:
         first: (…, 2, 3).
