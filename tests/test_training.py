@@ -761,6 +761,28 @@ def test_parts_of_any_size_add_up_to_the_whole_step(data, alpha, images, process
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, part, strict=True))
 
 
+# A warning of PyTorch's own, from where its compiler looks at tensors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_run_is_the_plain_one_and_leaves_no_trace(data, backend, monkeypatch):
+    """The second needs a compiler. Draws are the plain run's, so losses are too."""
+    compiled = []
+
+    def compile(function, options, **rest):
+        compiled.append(function.__name__)
+        options = options if backend == "inductor" else None
+        return torch_compile(function, backend=backend, options=options, **rest)
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile)
+    settings = replace(SETTINGS, epochs=3)
+    _, plain = train(data, settings)
+    model, history = train(data, settings, compile=True)
+    assert losses(history) == pytest.approx(losses(plain), abs=1e-4)
+    assert compiled == ["propose", "evaluate"]  # all but the warp, on a CPU
+    assert not {"propose", "evaluate", "loss_terms"} & vars(model).keys()
+
+
 class NeverWaits(TorchDispatchMode):
     """Fails where a value of a tensor decides what happens next in Python: there, a GPU would be waited for."""
 

@@ -1,7 +1,7 @@
 """Training: settings, one loop for every method, checkpoints with exact resume."""
 
 from .checkpoints import CheckpointError, finished_epochs, load_weights, save_weights
-from .loop import TrainingWarning, fit, make_optimizers, pick_device, step
+from .loop import TrainingWarning, compiled, fit, make_optimizers, pick_device, step
 from .settings import Cosine, EntropyControl, Schedule, Settings, Steps
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Settings",
     "Steps",
     "TrainingWarning",
+    "compiled",
     "finished_epochs",
     "fit",
     "load_weights",

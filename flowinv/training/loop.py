@@ -57,6 +57,7 @@ def fit(
     each_epoch: Callable[[InvariantClassifier], dict[str, Any]] | None = None,
     progress: bool = True,
     accelerator=None,
+    compile: bool = False,
 ) -> list[dict[str, Any]]:
     """Train the model in place, and return its history: one dict for each epoch.
 
@@ -82,6 +83,8 @@ def fit(
             the gradients add up to the whole one's: the step is the one that a single process
             would make of the same parts. (Batch normalisation sees the parts.) The first process
             writes the checkpoint, and all read it.
+        compile: whether what follows burn-in runs as ``compiled`` has it: faster steps after a
+            minute or more of compilation, for those who have a compiler.
 
     Raises:
         ValueError: images, labels or settings that do not fit.
@@ -132,6 +135,7 @@ def fit(
         _generators_given_back(device),
         _freezing(model.classifier),
         _channels_last(model) if known else nullcontext(),
+        compiled(model, device) if compile else nullcontext(),
     ):
         if checkpoint and Path(checkpoint).exists():
             load_checkpoint(checkpoint, run)
@@ -401,6 +405,30 @@ def _channels_last(model: InvariantClassifier) -> Iterator[None]:
     finally:
         for network in networks:
             network.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def compiled(model: InvariantClassifier, device: torch.device) -> Iterator[None]:
+    """In here the model's loss runs compiled: whole on a GPU, on a CPU everything but the warp.
+
+    There the compiler's own ``grid_sample`` is two times slower than PyTorch's. What is drawn is
+    what the plain model draws, so a run may go on compiled or not.
+
+    Args:
+        model: whose ``loss_terms``, or its parts ``propose`` and ``evaluate``, are compiled.
+        device: where it is.
+    """
+    names = ["loss_terms"] if device.type == "cuda" else ["propose", "evaluate"]
+    for name in names:
+        plain = getattr(model, name)
+        faster = torch.compile(plain, fullgraph=True, options={"fallback_random": True})
+        setattr(model, name, faster)
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)
+        torch.compiler.reset()  # what is compiled for one model counts against the next one's limit
 
 
 def _bar(run: Run, N: int, progress: bool) -> tqdm:
