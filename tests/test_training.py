@@ -1,4 +1,4 @@
-"""Laws of training: it learns, it repeats, it resumes exactly, and it fails with a word of advice."""
+"""Laws of training: it learns, repeats, resumes exactly, and fails with a word of advice."""
 
 import copy
 import functools
@@ -29,6 +29,7 @@ from flowinv.training import (
     Settings,
     Steps,
     TrainingWarning,
+    finished_epochs,
     fit,
     pick_device,
     step,
@@ -104,17 +105,14 @@ def test_a_frozen_classifier_stays_and_q_still_learns(data):
 
 @pytest.mark.filterwarnings("ignore::flowinv.training.TrainingWarning")
 def test_a_frozen_classifiers_batch_norm_stays_too(data):
-    model = build()
-    model.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), model.classifier)
-    train(data, replace(SETTINGS, epochs=2, burn_in=1), model=model)
-    after_one = build()
-    after_one.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), after_one.classifier)
-    train(data, replace(SETTINGS, epochs=1, burn_in=1), model=after_one)
-    frozen = build()
-    frozen.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), frozen.classifier)
-    train(data, replace(SETTINGS, epochs=3, burn_in=1, freeze=True), model=frozen)
-    steps = lambda m: m.classifier[0].num_batches_tracked.item()  # noqa: E731
-    assert steps(frozen) == steps(after_one) < steps(model)
+    def steps_seen(**changes):
+        model = build()
+        model.classifier = torch.nn.Sequential(torch.nn.BatchNorm2d(1), model.classifier)
+        train(data, replace(SETTINGS, **changes), model=model)
+        return model.classifier[0].num_batches_tracked.item()
+
+    burnt_in = steps_seen(epochs=1)
+    assert steps_seen(epochs=3, freeze=True) == burnt_in < steps_seen(epochs=2)
 
 
 def test_alpha_may_be_a_whole_number(data):
@@ -130,7 +128,7 @@ def test_nothing_to_learn_is_no_error(data):
 
 @pytest.mark.parametrize("burn_in", [0, 12])
 def test_smoothed_labels_leave_a_loss_that_nothing_can_undercut(data, burn_in):
-    """With half of each label spread over two classes: the entropy of (3/4, 1/4) for each term of the loss."""
+    """With half of each label spread over two classes: for each term the entropy of (3/4, 1/4)."""
     model = build()
     model.q = GUIDES["none"](model.family, 1)
     terms = 1 if burn_in else 2  # images as they are, and transformed
@@ -147,11 +145,11 @@ def test_a_schedule_moves_alpha_evenly_in_its_logarithm(data):
     alphas = [row["alpha"] for row in history]
     assert alphas[0] is None and 1 > alphas[1] > alphas[2] > alphas[3] == pytest.approx(0.01)
     assert alphas[4] == pytest.approx(0.01)
-    assert Schedule(1.0, 0.01, share=0.5).at(0.25, None) == pytest.approx(0.1)
+    assert Schedule(1.0, 0.01, share=0.5).at(0.25) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.2])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_control_holds_the_entropy_at_its_target_in_training(data, seed, target):
     control = EntropyControl(target=target, start=0.1, rate=0.1)
     _, history = train(data, replace(SETTINGS, epochs=60, seed=seed, alpha=control))
@@ -159,13 +157,11 @@ def test_control_holds_the_entropy_at_its_target_in_training(data, seed, target)
 
 
 def test_control_settles_where_the_entropy_answers_alpha():
-    """On an entropy that follows log α with a delay: it ends at the target, from above and from below."""
+    """On an entropy that follows log α with a delay: at the target, from above and from below."""
     for start in (0.001, 10.0):
-        control, state, entropy = (
-            EntropyControl(target=0.5, start=start, rate=0.02, bound=10.0),
-            torch.zeros(2),
-            0.0,
-        )
+        control = EntropyControl(target=0.5, start=start, rate=0.02, bound=10.0)
+        state = torch.zeros(2)
+        entropy = 0.0
         for _ in range(3000):
             wanted = 0.3 * torch.as_tensor(control.at(0.0, state)).log().item() + 0.8
             entropy += 0.05 * (wanted - entropy)
@@ -174,11 +170,9 @@ def test_control_settles_where_the_entropy_answers_alpha():
 
 
 def test_a_target_out_of_reach_is_left_behind_within_bounds():
-    """The integral is bounded, so at full error it turns within 2 bound / rate steps, however long it pushed in vain."""
-    control, state = (
-        EntropyControl(target=2.0, start=0.1, gain=0.0, rate=0.1, bound=1.0),
-        torch.zeros(2),
-    )
+    """The sum of errors is bounded: at full error it turns within 2 bound / rate steps."""
+    control = EntropyControl(target=2.0, start=0.1, gain=0.0, rate=0.1, bound=1.0)
+    state = torch.zeros(2)
     for _ in range(1000):
         control.observe(torch.tensor(0.0), state)
     assert control.at(1.0, state).item() == pytest.approx(0.1 * math.e)
@@ -231,7 +225,6 @@ def stopped(data, epochs, path, **options):
     ("stop_after", "changes"),
     [
         (1, {}),
-        (2, {}),
         (3, {}),
         (2, {"alpha": EntropyControl(target=0.5)}),
         (2, {"alpha": Schedule(1.0, 0.1), "freeze": True, "smoothing": 0.1}),
@@ -286,10 +279,10 @@ for way in ways:
 
 def test_a_run_with_a_readers_way_of_drawing_goes_on_in_another_process(data, tmp_path):
     expected = []
-    for way in WAYS_OF_DRAWING:
-        _, history = train(data, model=drawing(WAYS_OF_DRAWING[way]))
+    for name, way in WAYS_OF_DRAWING.items():
+        _, history = train(data, model=drawing(way))
         expected.append(losses(history))
-        stopped(data, 2, tmp_path / f"{way}.safetensors", model=drawing(WAYS_OF_DRAWING[way]))
+        stopped(data, 2, tmp_path / f"{name}.safetensors", model=drawing(way))
     done = subprocess.run(
         [sys.executable, "-c", GOES_ON, tmp_path, *WAYS_OF_DRAWING],
         cwd=Path(__file__).parent,
@@ -301,54 +294,64 @@ def test_a_run_with_a_readers_way_of_drawing_goes_on_in_another_process(data, tm
     assert [json.loads(line) for line in done.stdout.splitlines()] == expected
 
 
-def test_rates_and_optimisers_are_those_of_the_settings(data, monkeypatch):
+@pytest.fixture
+def groups(monkeypatch):
+    """Name, learning rate and weight decay of each optimiser, for each step that is made."""
     seen = []
 
     def record(model, optimizers, *rest):
-        seen.append(
-            [
-                (type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"])
-                for o in optimizers
-            ]
-        )
+        groups = [(type(o).__name__, o.param_groups[0]) for o in optimizers]
+        seen.append([(name, group["lr"], group["weight_decay"]) for name, group in groups])
         return step(model, optimizers, *rest)
 
     monkeypatch.setattr(training, "step", record)
-    published = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "guide_lr": 1e-3,
-        "weight_decay": 5e-4,
-        "decay": Steps(2, 0.1),
-    }
-    train(data, replace(SETTINGS, **published))
-    for epoch, rate in enumerate((1, 1, 0.1, 0.1)):
-        assert seen[3 * epoch] == [("SGD", 0.1 * rate, 5e-4), ("Adam", 1e-3 * rate, 0)]
-    seen.clear()
-    train(data, replace(SETTINGS, decay=Cosine(to=0.1)))
-    rates = [row[0][1] / SETTINGS.lr for row in seen]
-    assert rates[0] == 1 and rates[6] == pytest.approx(0.55) and 0.1 < rates[-1] < 0.12
-    assert [row[0][0] for row in seen] == ["AdamW"] * 12 and rates == [
-        row[1][1] / SETTINGS.guide_lr for row in seen
-    ]
+    return seen
+
+
+def test_rates_and_optimisers_are_those_of_the_settings(data, groups):
+    published = Settings(
+        epochs=4,
+        batch_size=16,
+        burn_in=1,
+        optimizer="sgd",
+        lr=0.1,
+        guide_lr=1e-3,
+        weight_decay=5e-4,
+        decay=Steps(2, 0.1),
+    )
+    train(data, published)
+    for epoch, share in enumerate((1, 1, 0.1, 0.1)):
+        assert groups[3 * epoch] == [("SGD", 0.1 * share, 5e-4), ("Adam", 1e-3 * share, 0)]
+
+
+def test_rates_move_with_each_step_where_a_run_goes_on_too(data, groups, tmp_path):
+    settings = replace(SETTINGS, decay=Cosine(to=0.1), guide_lr=1e-3)
+    stopped(data, 2, tmp_path / "a.safetensors", settings=settings)
+    del groups[6:]  # of the epoch that was not stored
+    train(data, settings, checkpoint=tmp_path / "a.safetensors")
+    for number, ((name, lr, _), (_, guide_lr, _)) in enumerate(groups):
+        share = Cosine(to=0.1).at(number / 3, epochs=4)
+        assert name == "AdamW"
+        assert lr == pytest.approx(SETTINGS.lr * share)
+        assert guide_lr == pytest.approx(1e-3 * share)
+    assert len(groups) == 12
 
 
 def test_a_step_draws_what_its_number_says(data):
-    """Not what was drawn before: the same step repeats, another one differs, and parts of a batch differ from each other."""
+    """Not what was drawn before: a step repeats, and others differ, as do parts of a batch."""
+    images = data[0][:1].expand(8, -1, -1, -1)  # one image, eight times
+    labels = data[1][:1].expand(8)
 
     def drawn(number, **changes):
         seen = []
-        model = build().train()
-        draw_ = model.draw
-        model.draw = lambda q, samples: seen.append(draw_(q, samples)) or seen[-1]
-        settings = replace(SETTINGS, **changes)
-        images, labels = (
-            data[0][:1].expand(8, -1, -1, -1),
-            data[1][:1].expand(8),
-        )  # one image, eight times
-        step(
-            model, [torch.optim.SGD(model.parameters(), 0.0)], images, labels, settings, 0.3, number
-        )
+
+        def watch(q, samples):
+            seen.append(draw(q, samples))
+            return seen[-1]
+
+        model = drawing(watch).train()
+        still = [torch.optim.SGD(model.parameters(), lr=0.0)]
+        step(model, still, images, labels, replace(SETTINGS, **changes), 0.3, number)
         return [T for T, *_ in seen]
 
     (first,) = drawn((3, 5))
@@ -362,19 +365,13 @@ def test_a_step_draws_what_its_number_says(data):
 
 
 def test_half_precision_that_needs_more_than_autocast_is_refused(data):
-    class Accelerator:
-        num_processes, process_index, device, mixed_precision = 1, 0, torch.device("cpu"), "fp16"
-
+    half = Together(0, 1)
+    half.mixed_precision = "fp16"
     with pytest.raises(ValueError, match="mixed precision: expected bf16 or no, got fp16"):
-        fit(build(), *data, SETTINGS, accelerator=Accelerator())
-    Accelerator.mixed_precision = "bf16"
-    fit(
-        model := build(),
-        *data,
-        replace(SETTINGS, epochs=2),
-        accelerator=Accelerator(),
-        progress=False,
-    )
+        fit(build(), *data, SETTINGS, accelerator=half)
+    half.mixed_precision = "bf16"
+    model = build()
+    fit(model, *data, replace(SETTINGS, epochs=2), accelerator=half, progress=False)
     assert model.autocast
 
 
@@ -532,6 +529,8 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
 
 def test_a_failed_write_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
+    replace_file = os.replace
+    written = []
 
     def full(*args):
         if len(written) == 2:
@@ -539,12 +538,12 @@ def test_a_failed_write_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
         written.append(1)
         replace_file(*args)
 
-    written, replace_file = [], os.replace
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(CheckpointError, match="free some space"):
         train(data, checkpoint=path)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert finished_epochs(path) == 2
     uninterrupted, _ = train(data)
     resumed, _ = train(data, checkpoint=path)
     assert same(uninterrupted, resumed)
@@ -573,36 +572,31 @@ class SquareRoot(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
-        return (self.weight * x.mean((1, 2, 3)).unsqueeze(1)).abs().sqrt() * torch.tensor(
-            [1.0, -1.0]
-        )
+        root = (self.weight * x.mean((1, 2, 3))).abs().sqrt()
+        return torch.stack([root, -root], -1)
 
 
 def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(data):
     model = build()
     model.classifier = SquareRoot()
-    with pytest.raises(
-        FloatingPointError,
-        match="epoch 1: the gradient was not finite in 1 of 3 steps.*square root",
-    ):
+    message = "epoch 1: the gradient was not finite in 1 of 3 steps.*square root"
+    with pytest.raises(FloatingPointError, match=message):
         train(data, model=model)
 
 
 def test_an_encoder_that_collapsed_is_reported(data):
     model, history = train(data)
-    assert (
-        all(row["embedding_spread"] > 0.003 for row in history[1:])
-        and "embedding_spread" not in history[0]
-    )
+    assert "embedding_spread" not in history[0]  # burn-in
+    assert all(row["embedding_spread"] > 0.003 for row in history[1:])
     with torch.no_grad():
         model.q.encoder.head.weight.zero_()
     short = replace(SETTINGS, burn_in=0, epochs=1, guide_lr=1e-9)
-    with pytest.warns(TrainingWarning, match="the encoder has collapsed.*try a lower guide_lr"):
+    with pytest.warns(TrainingWarning, match="collapsed.*try a lower guide_lr") as warned:
         train(data, short, model=model)
-    model.q.encoder = torch.nn.Sequential(
-        model.q.encoder, torch.nn.BatchNorm1d(32), torch.nn.Threshold(1e9, 0.0)
-    )
-    with pytest.warns(TrainingWarning, match="varies by 0.0e.00 of its size"):  # dead: all zero
+    assert warned[0].filename == __file__  # where fit was called
+    dead = torch.nn.Threshold(1e9, 0.0)
+    model.q.encoder = torch.nn.Sequential(model.q.encoder, torch.nn.BatchNorm1d(32), dead)
+    with pytest.warns(TrainingWarning, match="varies by 0.0e.00 of its size"):
         train(data, short, model=model)
     assert model.q.encoder[1].num_batches_tracked == 3  # three steps; looking on is not one
 
@@ -634,14 +628,32 @@ def test_bad_data_is_a_one_line_error(data, spoil, message):
     assert "\n" not in str(error.value)
 
 
-def test_settings_that_make_no_sense_are_refused():
-    for bad in ({"epochs": 0}, {"lr": -1.0}, {"batch_size": 0}, {"alpha": -0.1}, {"burn_in": -1}, {"smoothing": 1.0},
-                {"optimizer": "adamw"}, {"seed": -1}, {"weight_decay": -1.0}):  # fmt: skip
-        with pytest.raises(ValueError, match="expected"):
-            Settings(**bad)
-    for bad in (lambda: Steps(0), lambda: Steps(5, 0.0), lambda: Cosine(2.0)):
-        with pytest.raises(ValueError, match="expected a"):
-            bad()
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"lr": -1.0},
+        {"batch_size": 0},
+        {"alpha": -0.1},
+        {"burn_in": -1},
+        {"smoothing": 1.0},
+        {"optimizer": "adamw"},
+        {"seed": -1},
+        {"weight_decay": -1.0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(bad):
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        Settings(**bad)
+
+
+def test_rules_that_make_no_sense_are_refused():
+    for bad in ((0, 0.1), (5, 0.0)):
+        with pytest.raises(ValueError, match="steps: expected a positive number of epochs"):
+            Steps(*bad)
+    with pytest.raises(ValueError, match="cosine: expected a share"):
+        Cosine(2.0)
     for bad in ((0.0, 1.0), (1.0, -1.0), (1.0, 0.1, 0.0), (1.0, 0.1, 1.5)):
         with pytest.raises(ValueError, match="schedule: expected positive alphas and a share"):
             Schedule(*bad)
@@ -672,50 +684,20 @@ def test_training_runs_on_a_gpu(data, tmp_path):
     assert next(model.parameters()).is_cuda and same(model, resumed)
 
 
-def one_step(model, data, alpha=0.3, **changes):
-    """The parameters after one step of plain gradient descent."""
-    model = model.train()
-    loss, entropy, norm = step(
-        model,
-        [torch.optim.SGD(model.parameters(), lr=0.1)],
-        *data,
-        replace(SETTINGS, **changes),
-        alpha,
-    )
-    return [loss, entropy, norm, *(parameter.detach() for parameter in model.parameters())]
-
-
-def test_a_batch_in_parts_makes_the_same_step(data):
-    """With samples that no random numbers decide: 48 images of 3 samples, 12, 15 or 2 transformed images at once."""
-
-    def make():
-        torch.manual_seed(3)
-        guide = GUIDES["instaaug"](FAMILIES["rotation"], 1)
-        return InvariantClassifier(FixupResNet(1, 2), guide, FAMILIES["rotation"], draw=draw_evenly)
-
-    for alpha in (0.3, None):
-        whole = one_step(make(), data, alpha, samples=3)
-        for chunk in (12, 15, 2):
-            parts = one_step(make(), data, alpha, samples=3, chunk=chunk)
-            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts, strict=True))
-
-
 class Together:
-    """Stands in for one of several processes: hands in its message, and gets what `answers` holds in return."""
+    """Stands in for one of several processes: hands in its message, and gets an answer."""
 
-    mixed_precision, device = "no", torch.device("cpu")
+    mixed_precision = "no"
+    device = torch.device("cpu")
 
-    def __init__(self, process_index, num_processes, answers=None):
-        self.process_index, self.num_processes, self.answers, self.messages = (
-            process_index,
-            num_processes,
-            answers,
-            [],
-        )
+    def __init__(self, process_index, num_processes, answer=None):
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.answer = answer
 
     def reduce(self, message, reduction):
-        self.messages.append(message.clone())
-        return self.answers[len(self.messages) - 1] if self.answers else message
+        self.message = message.clone()
+        return message if self.answer is None else self.answer
 
 
 def draw_evenly(q, samples):
@@ -725,40 +707,42 @@ def draw_evenly(q, samples):
     return Draw(T, log_prob, torch.full_like(log_prob, 1 / samples))
 
 
+def one_step(data, alpha, accelerator=None, **changes):
+    """Loss, entropy, norm, and the parameters after one step of plain gradient descent."""
+    torch.manual_seed(3)
+    family = FAMILIES["rotation"]
+    guide = GUIDES["instaaug"](family, 1)
+    model = InvariantClassifier(FixupResNet(1, 2), guide, family, draw=draw_evenly).train()
+    descent = [torch.optim.SGD(model.parameters(), lr=0.1)]
+    settings = replace(SETTINGS, **changes)
+    terms = step(model, descent, *data, settings, alpha, (0, 0), accelerator)
+    return [*terms, *(parameter.detach() for parameter in model.parameters())]
+
+
+def close(one, other):
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.3])
+def test_a_batch_in_parts_makes_the_same_step(data, alpha):
+    """48 images of 3 samples; 12, 15 or 2 transformed images at once."""
+    whole = one_step(data, alpha, samples=3)
+    for chunk in (12, 15, 2):
+        assert close(one_step(data, alpha, samples=3, chunk=chunk), whole)
+
+
 @pytest.mark.parametrize("alpha", [None, 0.3])
 @pytest.mark.parametrize(("images", "processes"), [(48, 2), (5, 2), (7, 3), (2, 3)])
 def test_parts_of_any_size_add_up_to_the_whole_step(data, alpha, images, processes):
     """Also where a process gets nothing of a small last batch."""
-
-    def make():
-        torch.manual_seed(3)
-        guide = GUIDES["instaaug"](FAMILIES["rotation"], 1)
-        return InvariantClassifier(
-            FixupResNet(1, 2), guide, FAMILIES["rotation"], draw=draw_evenly
-        ).train()
-
-    def stepped(accelerator):
-        model = make()
-        terms = step(
-            model,
-            [torch.optim.SGD(model.parameters(), lr=0.1)],
-            *some,
-            SETTINGS,
-            alpha,
-            (0, 0),
-            accelerator,
-        )
-        return [*terms, *(parameter.detach() for parameter in model.parameters())]
-
     some = [tensor[:images] for tensor in data]
     alone = [Together(index, processes) for index in range(processes)]
     for accelerator in alone:
-        stepped(accelerator)
-    answer = [torch.stack([a.messages[0] for a in alone]).sum(0)]
-    whole = stepped(None)
+        one_step(some, alpha, accelerator)
+    answer = sum(accelerator.message for accelerator in alone)
+    whole = one_step(some, alpha)
     for index in range(processes):
-        part = stepped(Together(index, processes, answer))
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, part, strict=True))
+        assert close(one_step(some, alpha, Together(index, processes, answer)), whole)
 
 
 # A warning of PyTorch's own, from where its compiler looks at tensors.
@@ -812,7 +796,6 @@ def test_no_step_waits_for_a_gpu(guide, options, alpha, data):
     torch.manual_seed(0)
     model = on_its_family(guide, **options)
     optimizers = [torch.optim.Adam(model.parameters(), fused=True)]
-    model.draw(model.q(data[0][:2]), 2)  # generators move to a device once
     with NeverWaits():
         step(model, optimizers, *data, replace(SETTINGS, samples=2), alpha)
 
@@ -830,7 +813,7 @@ def test_what_a_gpu_is_waited_for_is_found(data):
 
 
 class Flattens(torch.nn.Sequential):
-    """A classifier as readers write them: its `view` relies on the usual layout, and one weight has five axes."""
+    """A reader's classifier: its `view` relies on the usual layout; one weight has five axes."""
 
     def __init__(self):
         super().__init__(
@@ -851,23 +834,22 @@ def test_a_subclass_of_our_networks_is_trained_in_their_layout_and_given_back_in
     model = build()
     model.classifier = Subclass(1, 2, width=4)
     weight = model.classifier.convolutions[1].weight
-    last = {"memory_format": torch.channels_last}
-    _, history = train(
-        data, model=model, each_epoch=lambda _: {"last": weight.is_contiguous(**last)}
-    )
+
+    def look(model):
+        return {"last": weight.is_contiguous(memory_format=torch.channels_last)}
+
+    _, history = train(data, model=model, each_epoch=look)
     assert all(row["last"] for row in history)
-    assert weight.is_contiguous() and not weight.is_contiguous(**last)
+    assert weight.is_contiguous() and not look(model)["last"]
 
 
 def test_a_readers_network_is_left_as_it_is_and_every_model_can_be_saved(data, tmp_path):
-    model = InvariantClassifier(
-        Flattens(), GUIDES["flow"](FAMILIES["rotation"], 1), FAMILIES["rotation"]
-    )
-    train(data, model=model)
-    train(data, model=(other := build()))
-    for trained in (model, other):
-        save_file(trained.state_dict(), tmp_path / "weights.safetensors")
-        torch.nn.utils.parameters_to_vector(trained.parameters())
+    readers = build()
+    readers.classifier = Flattens()
+    for model in (readers, build()):
+        train(data, model=model)
+        save_file(model.state_dict(), tmp_path / "weights.safetensors")
+        torch.nn.utils.parameters_to_vector(model.parameters())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -527,6 +527,6 @@ def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict[str, f
             " images, so q(T | I) is one for all; try a lower guide_lr, another seed, or an"
             " encoder of LeakyReLU",
             TrainingWarning,
-            stacklevel=4,
+            stacklevel=5,  # where fit was called: below no_grad, _epochs and fit
         )
     return {"embedding_spread": spread}
