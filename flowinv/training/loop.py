@@ -229,9 +229,8 @@ def step(
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss = entropy = images.new_zeros(())
-    for part in _parts(
-        len(images), settings, 1 if alpha is None else settings.samples, accelerator
-    ):
+    samples = 1 if alpha is None else settings.samples
+    for part in _parts(len(images), settings, samples, accelerator):
         _seed_generators(_seed(settings.seed, *number, part.start), images.device)
         part_loss, part_entropy = _loss(model, images[part], labels[part], settings, alpha)
         share = len(images[part]) / len(images)
@@ -327,7 +326,7 @@ def _progress(settings: Settings, epoch: float) -> float:
 
 @dataclass
 class _Means:
-    """Of an epoch. They stay on the device until they are read, so that no step waits for it."""
+    """Of an epoch. They stay on the device until they are read, so that no step waits."""
 
     loss: Tensor | float = 0.0
     entropy: Tensor | float = 0.0
