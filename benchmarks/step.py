@@ -2,10 +2,10 @@
 
 The floor is the classifier alone, trained on as many images as the method shows it: B (S + 1), or
 B S where the loss leaves the images as they come out. "before" is another revision of flowinv
-(``--before``), in a process of its own that takes its turn with the others. "compiled" is what
+(``--before``). Each has a process of its own, and they take turns. "compiled" is what
 ``fit(compile=True)`` runs. "normflows" is the published structure: 12 couplings over an affine
 family, one matrix exponential and one copy of the image a sample, and the same encoder and
-classifier. With --device cuda the classifier runs in bfloat16 in all of them.
+classifier. On a CPU all have one thread. With --device cuda the classifier runs in bfloat16 in all.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from flow import CONTEXT, ContextMLP, coupling_flow
-from harness import compare, parser, store
+from harness import compare, parser, store, synchronise
 from torch import Tensor, nn
 
 from flowinv.guides import GUIDES
@@ -136,28 +136,12 @@ for _ in sys.stdin:
 """
 
 
-class Other:
-    """A step of the revision before, in its own process: a call makes one step and waits for it."""
+class Served:
+    """A call in a process of its own: here it asks for one, and waits until it is done."""
 
-    def __init__(self, source: Path, task: Task, device: torch.device):
-        code = OTHER.format(
-            threads=torch.get_num_threads(),
-            device=device.type,
-            batch=task.batch,
-            channels=task.channels,
-            side=task.side,
-            classes=task.classes,
-            family=task.family,
-            original=task.original,
-            options=task.old_options,
-            samples=task.samples,
-        )
+    def __init__(self, command: list[str], folder: Path):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=source,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            command, cwd=folder, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._wait()
 
@@ -168,11 +152,37 @@ class Other:
 
     def _wait(self) -> None:
         if not self.process.stdout.readline():
-            raise SystemExit("the revision before stopped: its error stands above")
+            raise SystemExit("a process stopped: its error stands above")
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+
+
+def before(source: Path, task: Task, device: torch.device) -> Served:
+    """A step of the revision before."""
+    code = OTHER.format(
+        threads=torch.get_num_threads(),
+        device=device.type,
+        batch=task.batch,
+        channels=task.channels,
+        side=task.side,
+        classes=task.classes,
+        family=task.family,
+        original=task.original,
+        options=task.old_options,
+        samples=task.samples,
+    )
+    return Served([sys.executable, "-c", code], source)
+
+
+def serve(call: Callable[[], object], device: torch.device) -> None:
+    """Call for each line that comes in, and say when it is done."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        call()
+        synchronise(device)
+        print("done", flush=True)
 
 
 def checked_out(revision: str, folder: Path) -> Path:
@@ -185,7 +195,11 @@ def checked_out(revision: str, folder: Path) -> Path:
     return folder
 
 
-def candidates(task: Task, device: torch.device, stack: ExitStack) -> dict:
+WAYS = ("classifier alone", "plain", "compiled", "normflows")
+
+
+def candidates(task: Task, device: torch.device, stack: ExitStack) -> dict[str, Callable]:
+    """What makes each of the ways ready: a function of nothing that returns the call."""
     torch.manual_seed(0)
     images = torch.rand(task.batch, task.channels, task.side, task.side, device=device)
     labels = torch.arange(task.batch, device=device) % task.classes
@@ -212,37 +226,54 @@ def candidates(task: Task, device: torch.device, stack: ExitStack) -> dict:
     def stepped(model: nn.Module) -> None:
         step(model, [model.optimizer], images, labels, Settings(samples=task.samples), 0.1)
 
-    faster = ours()
-    stack.enter_context(compiled(faster, device))
-    alone = ready(network())
-    published = ready(Published(network(), family, task.channels))
-    return {
-        "classifier alone": partial(optimised, alone, partial(floor, alone)),
-        "plain": partial(stepped, ours()),
-        "compiled": partial(stepped, faster),
-        "normflows": partial(
-            optimised, published, lambda: published.loss(images, labels, copies, 0.1)
-        ),
-    }
+    def plain() -> Callable[[], object]:
+        return partial(stepped, ours())
+
+    def faster() -> Callable[[], object]:
+        model = ours()
+        stack.enter_context(compiled(model, device))
+        return partial(stepped, model)
+
+    def alone() -> Callable[[], object]:
+        classifier = ready(network())
+        return partial(optimised, classifier, partial(floor, classifier))
+
+    def published() -> Callable[[], object]:
+        module = ready(Published(network(), family, task.channels))
+        loss = partial(module.loss, images, labels, copies, 0.1)
+        return partial(optimised, module, loss)
+
+    return dict(zip(WAYS, (alone, plain, faster, published), strict=True))
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--before", default=BEFORE, help="the revision to compare with")
+    options.add_argument("--serve", nargs=2, help="task and way: what a process of its own runs")
     args = options.parse_args()
-    rows = []
+    if args.device.type == "cpu":  # threads of one process that wait would hold up the others
+        torch.set_num_threads(1)
     tasks = dict(TASKS)
     if args.device.type == "cuda":
         tasks[PUBLISHED] = replace(CIFAR, batch=256)
+    if args.serve:
+        name, way = args.serve
+        with ExitStack() as stack:
+            serve(candidates(tasks[name], args.device, stack)[way](), args.device)
+        return
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = checked_out(args.before, Path(folder))
         for name, task in tasks.items():
-            rounds = max(5, round(args.repeats * task.share))
             with ExitStack() as stack:
-                other = Other(source, task, args.device)
-                stack.callback(other.close)
-                calls = candidates(task, args.device, stack) | {"before": other}
-                times = compare(calls, rounds, args.device)
+                calls = {}
+                for way in WAYS:
+                    own = [sys.executable, __file__, "--device", args.device.type]
+                    calls[way] = Served([*own, "--serve", name, way], Path(__file__).parent)
+                    stack.callback(calls[way].close)
+                calls["before"] = before(source, task, args.device)
+                stack.callback(calls["before"].close)
+                times = compare(calls, max(7, round(args.repeats * task.share)), args.device)
             shown = task.batch * (task.samples + task.original)
             for way, time in times.items():
                 row = {"task": name, "images": shown, "way": way, **time}

@@ -408,16 +408,17 @@ def _channels_last(model: InvariantClassifier) -> Iterator[None]:
 
 @contextmanager
 def compiled(model: InvariantClassifier, device: torch.device) -> Iterator[None]:
-    """In here the model's loss runs compiled: whole on a GPU, on a CPU everything but the warp.
+    """In here the model's loss runs compiled: whole on a GPU, on a CPU from images to matrices.
 
-    There the compiler's own ``grid_sample`` is two times slower than PyTorch's. What is drawn is
-    what the plain model draws, so a run may go on compiled or not.
+    On a CPU the compiler's own ``grid_sample`` is two times slower than PyTorch's, and so are, by a
+    third, its convolutions of small images: warp and classifier are left as they are there. What is
+    drawn is what the plain model draws, so a run may go on compiled or not.
 
     Args:
-        model: whose ``loss_terms``, or its parts ``propose`` and ``evaluate``, are compiled.
+        model: whose ``loss_terms``, or its part ``propose``, is compiled.
         device: where it is.
     """
-    names = ["loss_terms"] if device.type == "cuda" else ["propose", "evaluate"]
+    names = ["loss_terms"] if device.type == "cuda" else ["propose"]
     for name in names:
         plain = getattr(model, name)
         faster = torch.compile(plain, fullgraph=True, options={"fallback_random": True})
