@@ -109,7 +109,9 @@ class FixedBox(Guide):
 
     def __init__(self, family: TransformFamily, in_channels: int, half_width: Numbers = 1.0):
         super().__init__(family, in_channels)
-        self.register_buffer("half_width", self.starting_width(half_width, largest=1.0))
+        width = self.starting_width(half_width, largest=1.0)
+        self.register_buffer("half_width", width)
+        self.made_with = width.tolist()  # a run of another width is another run
 
     def distribution(self, images: Tensor) -> Uniform:
         return self.box(self.half_width.to(images.dtype), len(images))

@@ -492,6 +492,18 @@ def test_what_is_compiled_was_built_as_what_is_not():
     assert describe(torch.compile(draw, backend="eager")) == describe(draw)
 
 
+def test_a_checkpoint_of_another_fixed_box_is_refused(data, tmp_path):
+    path = tmp_path / "a.safetensors"
+    for width in (0.5, 0.25):
+        model = build()
+        model.q = GUIDES["fixed"](model.family, 1, half_width=width)
+        if width == 0.5:
+            train(data, model=model, checkpoint=path)
+            continue
+        with pytest.raises(CheckpointError, match="its model differs at q.made_with"):
+            train(data, model=model, checkpoint=path)
+
+
 def test_a_checkpoint_of_other_data_is_refused(data, tmp_path):
     train(data, checkpoint=tmp_path / "a.safetensors")
     images, labels = data
