@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowinv.files import atomic_write
 from flowinv.lab import provenance
 from flowinv.training import pick_device
 
@@ -132,7 +133,6 @@ def store(args: argparse.Namespace, rows: list[dict]) -> None:
     script = Path(sys.argv[0])
     kind = "" if args.device.type == "cpu" else f"-{args.device.type}"
     path = args.out / f"{args.name or script.stem}{kind}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = provenance()
     for library in ("normflows", "zuko", "kornia"):
         with suppress(PackageNotFoundError):
@@ -149,7 +149,6 @@ def store(args: argparse.Namespace, rows: list[dict]) -> None:
         "command": " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]]),
         "rows": rows,
     }
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {path}")

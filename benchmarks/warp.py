@@ -53,7 +53,8 @@ def main() -> None:
 
                 def prepare(dtype, way=way, wanted=wanted):
                     matrices = FAMILIES["affine"].matrix(T).to(dtype).requires_grad_()  # noqa: B023
-                    pictures = images.to(dtype, copy=True).requires_grad_(wanted != "matrices")  # noqa: B023
+                    pictures = images.to(dtype, copy=True)  # noqa: B023
+                    pictures.requires_grad_(wanted != "matrices")
                     out = way(pictures, matrices)
                     leaves = [x for x in (matrices, pictures) if x.requires_grad]
                     return (pictures, matrices), out, leaves, given.to(dtype)  # noqa: B023

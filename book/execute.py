@@ -18,6 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from flowinv.files import atomic_write
 from flowinv.lab import provenance
 
 
@@ -76,9 +77,8 @@ def execute(path: Path) -> None:
                 "data", {}
             ) and "teaser" in cell.metadata.get("tags", []):
                 teaser = base64.b64decode(output["data"]["image/png"])
-    partial = path.with_suffix(".part")
-    nbformat.write(notebook, partial)
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        nbformat.write(notebook, partial)
     if teaser:
         (path.parent / "_static" / "teaser.png").write_bytes(teaser)
     print(f"{path}: run in {seconds:.0f} s")

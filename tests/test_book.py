@@ -22,7 +22,10 @@ def elsewhere(tmp_path_factory):
     of a folder that came in through one, so the editable flowinv is not among them.
     """
     folder = tmp_path_factory.mktemp("colab")
-    run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: E731
+
+    def run(*command):
+        return subprocess.run(command, check=True, capture_output=True, text=True)
+
     run(
         sys.executable,
         "-m",

@@ -1,6 +1,7 @@
 """Laws of files: whole or as before, and nothing beside them."""
 
 import os
+import time
 
 import pytest
 
@@ -41,3 +42,18 @@ def test_a_replacement_that_fails_leaves_the_last_file_and_nothing_else(tmp_path
     with pytest.raises(OSError, match="No space left"), atomic_write(path) as partial:
         partial.write_text("new")
     assert path.read_text() == "old" and names(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_process_left_goes_a_day_later(tmp_path):
+    """And not before: another process may be at it."""
+    left = tmp_path / ".a-0123456789ab.txt"
+    other = tmp_path / ".b-0123456789ab.txt"
+    for age, stays in ((3600, True), (90000, False)):
+        left.write_text("half")
+        other.write_text("another file's")
+        long_ago = time.time() - age
+        os.utime(left, (long_ago, long_ago))
+        os.utime(other, (long_ago, long_ago))
+        with atomic_write(tmp_path / "a.txt") as partial:
+            partial.write_text("whole")
+        assert left.exists() == stays and other.exists()

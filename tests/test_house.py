@@ -34,7 +34,10 @@ ROOMS = [
 # plots and widgets know tensors, and nothing of the rest.
 ALONE = ("plots", "widgets", "files")
 # What scripts outside the package may import, by folder.
-OUTSIDE = {"book": {"lab"}, "benchmarks": {room.split(".")[0] for row in ROOMS for room in row}}
+OUTSIDE = {
+    "book": {"lab", "files"},
+    "benchmarks": {room.split(".")[0] for row in ROOMS for room in row},
+}
 
 
 def name(path: Path) -> str:

@@ -46,7 +46,8 @@ def test_the_address_is_the_same_everywhere():
     found = 0
     for path, text in texts():
         for match in re.findall(
-            r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\"'\s)`]|$)|colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)",
+            r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\"'\s)`]|$)"
+            r"|colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)",
             text,
         ):
             name = match[0] or match[1]
@@ -69,7 +70,8 @@ def test_a_chapter_installs_from_the_address_and_links_to_colab(path):
     source = "".join(cells(path, "code")[0]["source"])
     assert f'address = "git+{ADDRESS}"' in source and 'get("FLOWINV_SOURCE", address)' in source
     assert "try:\n    import flowinv" in source
-    link = f"{ADDRESS.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/book/{path.name}"
+    colab = ADDRESS.replace("https://github.com", "https://colab.research.google.com/github")
+    link = f"{colab}/blob/main/book/{path.name}"
     assert link in "".join(cells(path)[0]["source"])
 
 
