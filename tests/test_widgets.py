@@ -9,7 +9,6 @@ from PIL import Image as Picture
 
 from flowinv import widgets
 
-
 with_stacks = pytest.mark.skipif(
     not hasattr(ipywidgets, "Stack"), reason="ipywidgets 7 has no stacks: another test has its way"
 )
