@@ -61,7 +61,7 @@ lowest:
 	test -x .lowest/bin/python || $(PYTHON) -m venv .lowest
 	.lowest/bin/python -m pip install --quiet uv
 	.lowest/bin/uv pip install --quiet --python .lowest/bin/python --resolution lowest-direct \
-	    --editable '.[test]' pyyaml packaging
+	    --editable '.[test]' 'pyyaml>=6' 'packaging>=24'
 	.lowest/bin/python -W default -m pytest -W default -o addopts="-m 'not slow'" $(PACKAGE_TESTS)
 
 execute: $(VENV)/installed
