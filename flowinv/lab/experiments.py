@@ -21,6 +21,7 @@ from ..model import InvariantClassifier
 from ..networks import ConvNet, ConvNet13, FixupResNet, LeNet, PreActResNet18
 from ..training import Cosine, Settings, Steps, pick_device
 from ..training.checkpoints import describe
+from ..training.loop import generators_given_back
 from ..transforms import FAMILIES
 
 
@@ -112,9 +113,7 @@ class Experiment:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within, PyTorch's global generators start from the seed; then they are as they were."""
-    kind = pick_device().type
-    devices = 0 if kind == "cpu" else getattr(torch, kind).device_count()
-    with torch.random.fork_rng(range(devices), device_type=kind):
+    with generators_given_back(pick_device()):
         torch.manual_seed(seed)
         yield
 

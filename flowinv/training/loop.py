@@ -132,7 +132,7 @@ def fit(
     )
     first = not _several(accelerator) or accelerator.is_main_process
     with (
-        _generators_given_back(device),
+        generators_given_back(device),
         _freezing(model.classifier),
         _channels_last(model) if known else nullcontext(),
         compiled(model, device) if compile else nullcontext(),
@@ -364,8 +364,8 @@ def _seed_generators(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def _generators_given_back(device: torch.device) -> AbstractContextManager:
-    """PyTorch's global generators, which every step seeds, come back as they were."""
+def generators_given_back(device: torch.device) -> AbstractContextManager:
+    """A block that may seed PyTorch's global generators; after it they are as they were."""
     accelerators = 0 if device.type == "cpu" else getattr(torch, device.type).device_count()
     return torch.random.fork_rng(range(accelerators), device_type=device.type)
 
