@@ -35,7 +35,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {results.how_to_install(error)}")
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-Profile = Literal["ci", "quick", "reduced", "full"]
+Profile = Literal["ci", "quick", "part", "reduced", "full"]
 BOOK = Path("book/results")
 EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
 EXPECTED = (*EVERYWHERE, results.RunError, CheckpointError, OSError, torch.cuda.OutOfMemoryError)
@@ -161,6 +161,33 @@ def evaluate(
     return 0
 
 
+def choose(
+    name: Name,
+    profile: Profile = "reduced",
+    row: tuple[str, ...] = (),
+    folders: FlatFolders = Folders(),  # noqa: B008
+) -> int:
+    """Try every α of an experiment with every row that learns one, and say what the rule takes.
+
+    The results go to choices.json, each with what it measured on validation images. A trial whose
+    settings are the profile's of now also becomes the profile's result: it is not run twice.
+
+    Args:
+        name: of the experiment; `list` shows them.
+        profile: how much of it.
+        row: of the comparison (default: all).
+    """
+    tries = runs.trials([name], profile, row)
+    code = _run_all(tries, folders, missing=True)
+    tried = results.entries_of(folders.out / name / f"{results.CHOICES}.json")
+    for one, alpha in tables.by_rule(tried, profile).items():
+        print(f"{name} {one}: alpha {alpha:g}")
+    for job in runs.jobs([name], profile, [0], row):
+        if runs.missing([job], folders.out) and runs.adopt(job, folders.out, folders.runs):
+            print(f"{job}: taken from its trial")
+    return code
+
+
 def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
     """Write the tables of the paper's figures against this project's.
 
@@ -256,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
         "list": list_,
         "train": train,
         "evaluate": evaluate,
+        "choose": choose,
         "reproduce": reproduce,
         "report": report,
     }

@@ -22,6 +22,7 @@ from .distributions import (
     Uniform,
     UniformBase,
     UniformMixture,
+    box_flow,
     coupling_flow,
     mixture_flow,
     spline_flow,
@@ -237,6 +238,8 @@ class FlowGuide(Guide):
         family, in_channels: as ``Guide`` has them.
         make: a factory (dim, context_dim, …) of the flow.
         embedding: size of the embedding.
+        for_all: whether the context is a constant instead: one q for all images. The control that
+            separates what q gains from its shape from what it gains from looking at the image.
         options: of the factory.
 
     Source: Singhal et al. 2023.
@@ -248,15 +251,19 @@ class FlowGuide(Guide):
         in_channels: int,
         make: Callable[..., ConditionalFlow],
         embedding: int = 32,
+        for_all: bool = False,
         **options,
     ):
         super().__init__(family, in_channels)
-        self.encoder = ConvNet(in_channels, embedding)
+        self.context_dim = embedding
+        self.encoder = None if for_all else ConvNet(in_channels, embedding)
         if options.get("base", GaussianBase) is not UniformBase:  # which starts nowhere
             options.setdefault("loc", (0.8 * family.identity).tolist())
         self.flow = make(family.dim, embedding, **options)
 
     def distribution(self, images: Tensor) -> dist.TorchDistribution:
+        if self.encoder is None:
+            return self.flow(images.new_ones(len(images), self.context_dim))
         return self.flow(self.encoder(images))
 
 
@@ -281,6 +288,39 @@ class Flow(FlowGuide):
     def __init__(self, family: TransformFamily, in_channels: int, embedding: int = 32, **options):
         options.setdefault("periodic", family.periodic)
         super().__init__(family, in_channels, spline_flow, embedding, **options)
+
+
+class BoxFlow(FlowGuide):
+    """q(T | I) a box for each image, and a spline flow that shapes the density inside it.
+
+    It contains its rivals: Augerino (``for_all=True, layers=0``) and InstaAug (``layers=0``).
+
+    Args:
+        family, in_channels: as ``Guide`` has them.
+        embedding: size of the embedding.
+        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0, 1).
+        options: of ``FlowGuide`` and ``box_flow``. Unless they say otherwise, it starts around the
+            identity, and the coefficients wrap that the family calls periodic.
+
+    Source: Singhal et al. 2023; Durkan et al. 2019.
+
+    Example:
+        >>> from flowinv.transforms import FAMILIES
+        >>> q = BoxFlow(FAMILIES["affine"], in_channels=1, half_width=0.2)(torch.rand(2, 1, 28, 28))
+        >>> q.draw(20).T.shape
+        torch.Size([20, 2, 6])
+    """
+
+    def __init__(
+        self,
+        family: TransformFamily,
+        in_channels: int,
+        embedding: int = 32,
+        half_width: Numbers = 0.5,
+        **options,
+    ):
+        options.setdefault("periodic", family.periodic)
+        super().__init__(family, in_channels, box_flow, embedding, half_width=half_width, **options)
 
 
 class CouplingFlow(FlowGuide):
@@ -344,6 +384,7 @@ GUIDES = Registry(
     instaaug_crops=InstaAugCrops,
     gaussian=Gaussian,
     flow=Flow,
+    box_flow=BoxFlow,
     coupling_flow=CouplingFlow,
     mixture_flow=MixtureFlow,
 )

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
 
 from .checks import check_images
 from .distributions import wrap
@@ -217,6 +218,164 @@ def accuracy(
     """
     predicted = model.predict(images, samples).argmax(-1)
     return (predicted.cpu() == labels.cpu()).double().mean().item()
+
+
+def quality(log_p: Tensor, labels: Tensor) -> dict[str, float]:
+    """How good predictions are: accuracy in percent, log-likelihood in nats, calibration error.
+
+    Args:
+        log_p: (B, classes), log-probabilities as ``predict`` returns them.
+        labels: (B,).
+
+    Returns:
+        ``accuracy``, ``log_likelihood`` (the mean of log p of the labels), ``standard_error`` (of
+        that mean) and ``calibration_error``.
+
+    Example:
+        >>> sure_and_right = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).log()
+        >>> quality(sure_and_right, torch.tensor([0, 1]))["calibration_error"]
+        0.0
+    """
+    labels = labels.to(log_p.device)
+    right = log_p.argmax(-1) == labels
+    of_labels = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return {
+        "accuracy": 100 * right.double().mean().item(),
+        "log_likelihood": of_labels.mean().item(),
+        "standard_error": (of_labels.std() / len(labels) ** 0.5).item(),
+        "calibration_error": calibration_error(log_p, labels),
+    }
+
+
+def calibration_error(log_p: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """The expected calibration error: how far confidence is from the share that is right.
+
+    Predictions go into equal bins of their confidence. The error is the mean over predictions of
+    |share right − mean confidence| in their bin.
+
+    Source: Naeini et al. 2015; Guo et al. 2017.
+
+    Args:
+        log_p: (B, classes), log-probabilities.
+        labels: (B,).
+        bins: how many.
+
+    Example:
+        >>> unsure = torch.full((4, 2), 0.5).log()
+        >>> calibration_error(unsure, torch.tensor([0, 1, 0, 1]))
+        0.0
+    """
+    confidence, predicted = log_p.exp().max(-1)
+    excess = confidence - (predicted == labels).to(confidence)
+    index = (confidence * bins).long().clamp(0, bins - 1)
+    sums = excess.new_zeros(bins).index_add_(0, index, excess)
+    return (sums.abs().sum() / len(labels)).item()
+
+
+class OfAnother(nn.Module):
+    """A guide that gives each image of a batch the q(T | I) of the next one, the last the first's.
+
+    What a prediction loses by it is what q knew about the image itself; nothing, if q is global.
+
+    Args:
+        guide: whose distributions are exchanged.
+
+    Example:
+        >>> from flowinv.guides import GUIDES
+        >>> from flowinv.transforms import FAMILIES
+        >>> other = OfAnother(GUIDES["flow"](FAMILIES["rotation"], 1))
+        >>> other(torch.rand(2, 1, 28, 28)).sample((20,)).shape
+        torch.Size([20, 2, 1])
+    """
+
+    def __init__(self, guide: nn.Module):
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, images: Tensor) -> TorchDistribution:
+        """q(T | the next image), batch shape (B,)."""
+        return self.guide(images.roll(-1, 0))
+
+
+def with_guide(model: InvariantClassifier, guide: nn.Module) -> InvariantClassifier:
+    """The same classifier, with another q(T | I)."""
+    return InvariantClassifier(
+        model.classifier, guide, model.family, model.original, model.draw, model.autocast
+    ).to(model.device)
+
+
+@torch.no_grad()
+def share_between(model: InvariantClassifier, images: Tensor, samples: int = 200) -> Tensor:
+    """Which share of each coefficient's variance lies between images: 0 for a global q.
+
+    By the law of total variance, Var T = Var E[T | I] + E Var[T | I]; the share is that of the
+    first term. For a coefficient that wraps it is the same of the circular variance, 1 − R with R
+    the length of the mean of (cos πT, sin πT). It sees where q is centred, not how wide it is:
+    for that see ``information``.
+
+    Args:
+        model: its q is measured.
+        images: (B, C, H, W), at least two.
+        samples: of q for each image. What chance adds with finitely many is taken off.
+
+    Returns:
+        (D,), in [0, 1]; 0 where q does not move.
+    """
+    T = _samples(model, images, samples)
+    within = T.var(0).mean(0)
+    between = (T.mean(0).var(0) - within / samples).clamp(min=0)
+    shares = between / (between + within)
+
+    angle = math.pi * T
+    points = torch.stack([angle.cos(), angle.sin()])  # (2, S, B, D)
+    square = points.mean(1).square().sum(0)
+    length = ((samples * square - 1) / (samples - 1)).clamp(min=0).sqrt().mean(0)
+    of_all = points.mean((1, 2)).norm(dim=0)
+    on_circle = (length - of_all) / (1 - of_all)
+    wraps = torch.tensor(model.family.periodic, device=T.device)
+    return torch.where(wraps, on_circle, shares).nan_to_num(0.0).clamp(0, 1)
+
+
+@torch.no_grad()
+def information(
+    model: InvariantClassifier, images: Tensor, samples: int = 10
+) -> tuple[float, float]:
+    """The mutual information of T and the image in nats, and its standard error: 0 for a global q.
+
+    ::
+
+        I(T; I) = E_I KL(q(T | I) ‖ q̄(T)),      q̄ the mean of q(T | I) over the images.
+
+    Estimated with exact densities, from samples of each image's q, of which q̄ is made too: so it
+    is at most log B, for B images.
+
+    Args:
+        model: its q is measured.
+        images: (B, C, H, W); a hundred are a good number.
+        samples: of q for each image.
+
+    Example:
+        >>> model = InvariantClassifier.build("augerino", "rotation", in_channels=1, classes=2)
+        >>> round(information(model, torch.rand(10, 1, 28, 28))[0], 5)
+        0.0
+    """
+    images = images.to(model.device)
+    q = model.q(images)
+    T = q.sample((samples,))
+    B = len(images)
+    per_image = []
+    for i in range(B):
+        log_q = q.log_prob(T[:, i : i + 1].expand(-1, B, -1))  # of image i's samples, by all
+        log_mean = log_q.logsumexp(-1) - math.log(B)
+        per_image.append((log_q[:, i] - log_mean).mean())
+    values = torch.stack(per_image)
+    return values.mean().item(), (values.std() / B**0.5).item()
+
+
+def _samples(model: InvariantClassifier, images: Tensor, samples: int) -> Tensor:
+    """Of q for each image: (S, B, D)."""
+    parts = [model.q(part.to(model.device)).sample((samples,)) for part in images.split(500)]
+    return torch.cat(parts, 1)
 
 
 def rotate_within(images: Tensor, limits: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,8 +11,15 @@ from .box import (
     UniformMixture,
     draw,
 )
-from .flow import ConditionalFlow, FlowDistribution, coupling_flow, mixture_flow, spline_flow
-from .layers import ConditionalLayer, Layer, MaskedLinear, MaskedNetwork, ToBox, ToLine
+from .flow import (
+    ConditionalFlow,
+    FlowDistribution,
+    box_flow,
+    coupling_flow,
+    mixture_flow,
+    spline_flow,
+)
+from .layers import ConditionalLayer, Layer, MaskedLinear, MaskedNetwork, ToBox, ToLine, Window
 from .univariate import BOX, LINE, Affine, Mapped, Space, Spline, Univariate, wrap
 
 __all__ = [
@@ -42,6 +49,8 @@ __all__ = [
     "UniformBase",
     "UniformMixture",
     "Univariate",
+    "Window",
+    "box_flow",
     "coupling_flow",
     "draw",
     "mixture_flow",

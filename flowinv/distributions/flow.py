@@ -18,9 +18,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .bases import Base, GaussianBase, MixtureBase
+from .bases import Base, GaussianBase, MixtureBase, UniformBase
 from .box import BoxDistribution, Draw, draw
-from .layers import ConditionalLayer, Layer, ToBox, ToLine
+from .layers import ConditionalLayer, Layer, ToBox, ToLine, Window
 from .univariate import Affine, Spline
 
 
@@ -81,7 +81,8 @@ class FlowDistribution(BoxDistribution):
 class ConditionalFlow(nn.Module):
     """A conditional flow: ``flow(context)`` is a distribution over the box [−1, 1]^D.
 
-    ``spline_flow``, ``coupling_flow`` and ``mixture_flow`` compose the three that the book uses.
+    ``spline_flow``, ``box_flow``, ``coupling_flow`` and ``mixture_flow`` compose those that the
+    book uses.
 
     Args:
         base: module of context (…, C) to a distribution, in the space ``base.space``.
@@ -160,6 +161,48 @@ def spline_flow(
         for i in range(layers)
     ]
     return ConditionalFlow(start_module, [*first, *splines])
+
+
+def box_flow(
+    dim: int,
+    context_dim: int,
+    layers: int = 1,
+    hidden: int = 64,
+    bins: int = 8,
+    half_width: float | Sequence[float] = 0.5,
+    loc: float | Sequence[float] = 0.0,
+    periodic: Sequence[bool] | None = None,
+) -> ConditionalFlow:
+    """A box that the context sets, and autoregressive splines that shape the density inside it.
+
+    It starts as the plain box, and contains its rivals: without layers it is one box for each
+    context, and with a constant context one for all.
+
+    Args:
+        dim: D.
+        context_dim: the context's size.
+        layers: how many splines; 0 leaves the box.
+        hidden: width of their networks.
+        bins: of the splines.
+        half_width: of the box at the start, one number or one a coefficient, in (0, 1).
+        loc: where the box starts, as ``Window`` has it.
+        periodic: for each coefficient, whether −1 and 1 are one point; None if none are.
+
+    Example:
+        >>> import torch
+        >>> q = box_flow(dim=2, context_dim=8, half_width=0.1)(torch.randn(5, 8))
+        >>> bool(q.draw(100).T.abs().max() < 0.2), q.log_prob(torch.ones(5, 2)).exp()
+        (True, tensor([0., 0., 0., 0., 0.], grad_fn=<ExpBackward0>))
+    """
+    if layers:
+        _check_layers(dim, layers)
+    order = list(range(dim))
+    splines = [
+        ConditionalLayer(Spline(bins), _turned(order, i), context_dim, hidden)
+        for i in range(layers)
+    ]
+    window = Window(dim, context_dim, half_width, loc, periodic)
+    return ConditionalFlow(UniformBase(dim, context_dim), [*splines, window])
 
 
 def coupling_flow(

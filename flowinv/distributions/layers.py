@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .univariate import BOX, LINE, Mapped, Space, Univariate
+from .univariate import BOX, LINE, Mapped, Space, Univariate, wrap
 
 
 class Layer(nn.Module):
@@ -214,3 +214,92 @@ class ToLine(Layer):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Mapped:
         """tanh y and its log-determinant."""
         return self.to_box(y)
+
+
+class Window(Layer):
+    """From the whole box to a part of it, a box again, whose centre and half-widths c, w follow::
+
+        T = c + w u,      log |det ∂T/∂u| = Σ_d log w_d.
+
+    With a uniform base and nothing else it is one learned box for all where the context is constant
+    (Augerino), and else one for each image (InstaAug). Layers before it shape the density inside
+    the box, at the box's own scale. Values outside have density 0.
+
+    Args:
+        dim: D.
+        context_dim: the context's size.
+        half_width: where the half-widths start, in (0, 1).
+        loc: where the centre would start if the box were a point, in the box.
+        periodic: for each coefficient, whether it wraps: there the centre goes round the circle,
+            and elsewhere (1 − w) times what the context says, so that the box stays inside.
+
+    Source: Benton et al. 2020; Miao et al. 2023.
+
+    Example:
+        >>> window = Window(dim=2, context_dim=8, half_width=[0.25, 0.5])
+        >>> with torch.no_grad():
+        ...     T, log_det = window(torch.ones(5, 2), torch.zeros(5, 8))
+        >>> T[0], log_det[0].exp()
+        (tensor([0.2500, 0.5000]), tensor(0.1250))
+    """
+
+    periodic: Tensor | None
+    LEAST = 1e-3  # a box without volume has no density
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        half_width: float | Sequence[float] = 0.5,
+        loc: float | Sequence[float] = 0.0,
+        periodic: Sequence[bool] | None = None,
+    ):
+        super().__init__()
+        self.domain = BOX
+        self.codomain = Space.of(True, periodic)
+        mask = torch.tensor(self.codomain.periodic) if self.codomain.periodic else None
+        self.register_buffer("periodic", mask, persistent=False)
+        width = torch.as_tensor(half_width, dtype=torch.float32).expand(dim)
+        place = torch.as_tensor(loc, dtype=torch.float32).expand(dim)
+        if not ((width > self.LEAST) & (width < 1)).all():
+            raise ValueError(
+                f"half_width: expected numbers above {self.LEAST} and below 1, got {width.tolist()}"
+            )
+        if not (place.abs() < 1).all():
+            raise ValueError(
+                f"loc: expected numbers inside the box, between -1 and 1, got {place.tolist()}"
+            )
+        self.linear = nn.Linear(context_dim, 2 * dim)
+        centre = place.atanh() if mask is None else torch.where(mask, place, place.atanh())
+        logit = ((width - self.LEAST) / (1 - self.LEAST)).logit()
+        with torch.no_grad():  # start near one box for all contexts
+            self.linear.weight.mul_(0.01)
+            self.linear.bias.copy_(torch.cat([centre, logit]))
+
+    def forward(self, x: Tensor, context: Tensor) -> Mapped:
+        """T (…, D) and its log-determinant (…), for x (…, D) in the box and context (…, C)."""
+        centre, width = self._box(context)
+        T = centre + width * x
+        if self.periodic is not None:
+            T = torch.where(self.periodic, wrap(T), T)
+        return Mapped(T, width.log().sum(-1).expand(T.shape[:-1]))
+
+    def inverse(self, y: Tensor, context: Tensor) -> Mapped:
+        """x and the log-determinant of the way back, −∞ for a value outside the window."""
+        centre, width = self._box(context)
+        z = y - centre
+        if self.periodic is not None:
+            z = torch.where(self.periodic, wrap(z), z)
+        x = z / width
+        outside = (z.abs() - width > 4 * torch.finfo(z.dtype).eps).any(-1)
+        log_det = -width.log().sum(-1).expand(z.shape[:-1])
+        return Mapped(x.clamp(-1, 1), torch.where(outside, -math.inf, log_det))
+
+    def _box(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre and half-widths, (…, D) each."""
+        place, logit = self.linear(context).chunk(2, -1)
+        width = self.LEAST + (1 - self.LEAST) * logit.sigmoid()
+        centre = (1 - width) * place.tanh()
+        if self.periodic is not None:
+            centre = torch.where(self.periodic, place, centre)
+        return centre, width

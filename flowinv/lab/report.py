@@ -33,6 +33,32 @@ def generated(folder: Path) -> str:
     return "\n\n".join([START, *_best(folder), scoreboard(folder), END])
 
 
+def by_rule(tried: list[dict], profile: str) -> dict[str, float]:
+    """Of each row the largest α that is as good as the best one, up to chance.
+
+    That is: whose log-likelihood on validation images, averaged over q, is within one standard
+    error of the highest. A user needs no known poses for it.
+
+    Args:
+        tried: entries, of several α a row.
+        profile: that is looked at.
+    """
+    by_row: dict[str, list[dict]] = {}
+    for entry in tried:
+        if entry["profile"] == profile:
+            by_row.setdefault(entry["row"], []).append(entry)
+    chosen = {}
+    for row, entries in by_row.items():
+        best = max((e["metrics"] for e in entries), key=lambda m: m["validation_log_likelihood"])
+        least = best["validation_log_likelihood"] - best["validation_standard_error"]
+        chosen[row] = max(
+            entry["settings"]["alpha"]
+            for entry in entries
+            if entry["metrics"]["validation_log_likelihood"] >= least
+        )
+    return chosen
+
+
 def scoreboard(folder: Path) -> str:
     """The tables of paper against project, in Markdown, with provenance.
 

@@ -28,6 +28,7 @@ from .experiments import EXPERIMENTS
 
 SEEDS = (0, 1, 2)
 CUSTOM = "custom"  # the file of results whose settings are no profile's
+CHOICES = "choices"  # the file of those that a choice was made by
 
 
 class RunError(RuntimeError):
@@ -129,7 +130,7 @@ def store(entry: dict, path: Path, order: Sequence[str]) -> None:
 def _repeats(entry: dict, other: dict, path: Path) -> bool:
     """Whether an entry takes the other's place. Under other settings it has a place of its own."""
     keys = ["row", "seed"]
-    if path.stem == CUSTOM:
+    if path.stem in (CUSTOM, CHOICES):
         keys += ["profile", "settings"]
     return all(entry[key] == other[key] for key in keys)
 

@@ -7,6 +7,7 @@ What a run needs to go on after a stop, and the weights it ends with, lie in the
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from ..training import Settings, fit, pick_device
 from ..training.checkpoints import finished_epochs, load_weights, save_weights
 from .experiments import EXPERIMENTS, Experiment, seeded
 from .results import (
+    CHOICES,
     CUSTOM,
     RunError,
     entries_of,
@@ -40,6 +42,7 @@ class Job:
         seed: of the first weights and of training.
         changes: settings other than the profile's. Such results go to ``custom.json``, and their
             weights have names of their own.
+        trial: whether a choice is made by it; its result goes to ``choices.json``.
 
     Its ``settings`` are the profile's and the row's, with the changes.
 
@@ -57,6 +60,7 @@ class Job:
     row: str
     seed: int = 0
     changes: dict = field(default_factory=dict)
+    trial: bool = False
     settings: Settings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -79,17 +83,29 @@ class Job:
         """Whether the settings are the profile's; a change may be to what it has."""
         return self.settings == self._profiles_settings
 
+    @property
+    def stem(self) -> str:
+        """Row and seed as part of a file's name."""
+        return re.sub(r"[^a-z0-9_]+", "-", self.row) + f"-{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """A short name of the settings."""
+        settings = json.dumps(asdict(self.settings)).encode()
+        return hashlib.sha256(settings).hexdigest()[:8]
+
     def weights_file(self, folder: Path) -> Path:
         """Where the weights lie in a folder of runs or results."""
-        stem = re.sub(r"[^a-z0-9_]+", "-", self.row) + f"-{self.seed}"
+        stem = self.stem
         if not self.is_profiles:
-            settings = json.dumps(asdict(self.settings)).encode()
-            stem += "-" + hashlib.sha256(settings).hexdigest()[:8]
+            stem += f"-{self.digest}"
         return folder / self.name / self.profile / f"{stem}.safetensors"
 
     def result_file(self, folder: Path) -> Path:
         """Where the entry lies in a folder of results."""
         stem = self.profile if self.is_profiles else CUSTOM
+        if self.trial:
+            stem = CHOICES
         return folder / self.name / f"{stem}.json"
 
     def made(self, entry: dict) -> bool:
@@ -116,7 +132,7 @@ def jobs(
         names: of experiments; none takes all that have the profile.
         profile: how much of each.
         seeds: one job each.
-        rows: of the comparison; none takes all.
+        rows: of the comparison; none takes all that the profile compares.
         changes: settings other than the profile's.
 
     Raises:
@@ -126,9 +142,49 @@ def jobs(
     found = []
     for seed in seeds:
         for name in names:
-            for row in rows or EXPERIMENTS[name].rows:
+            for row in rows or EXPERIMENTS[name].rows_of(profile):
                 found.append(Job(name, profile, row, seed, changes or {}))
     return found
+
+
+def trials(names: Sequence[str], profile: str, rows: Sequence[str] = ()) -> list[Job]:
+    """What the choices of some experiments are made by: each row of which a setting is tried.
+
+    Every value is tried with seed 0, and the same values for every row.
+
+    Args:
+        names: of experiments.
+        profile: how much of each.
+        rows: of the comparison; none takes all that learn a q(T | I).
+    """
+    found = []
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        for alpha in experiment.alphas:
+            for row in rows or experiment.rows:
+                if experiment.learns(row):
+                    found.append(Job(name, profile, row, 0, {"alpha": alpha}, trial=True))
+    return found
+
+
+def adopt(job: Job, out: Path, runs: Path) -> dict | None:
+    """The result of a trial that had the settings of now is the job's own: it is not run twice.
+
+    Args:
+        job: with the settings that were chosen.
+        out: folder of results.
+        runs: folder of runs; the weights stay, under the job's own name.
+
+    Returns:
+        The entry, which is stored; None if there was no such trial.
+    """
+    for entry in entries_of(out / job.name / f"{CHOICES}.json"):
+        if entry["profile"] == job.profile and job.made(entry):
+            for tried in job.weights_file(runs).parent.glob(f"{job.stem}-{job.digest}.safetensors"):
+                shutil.copyfile(tried, job.weights_file(runs))
+            store(entry, job.result_file(out), list(job.experiment.rows))
+            return entry
+    return None
 
 
 def missing(some: Sequence[Job], out: Path) -> list[Job]:
