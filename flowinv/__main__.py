@@ -189,21 +189,26 @@ def choose(
 
 
 def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
-    """Write the tables of the paper's figures against this project's.
+    """Write the tables of results and of choices, and the figure of gains.
 
-    They go to results.md beside the folder of results. The words around them stay as they are.
+    They go to results.md, choices.md and _static/gains.svg beside the folder of results. The words
+    around the tables stay as they are.
     """
     if not folders.out.is_dir():
         raise ValueError(
             f"{folders.out} is no folder: expected one of results; choose it with --out"
         )
-    path = folders.out.with_suffix(".md")
-    if path.exists():
-        page = tables.renewed(path.read_text(), folders.out)
-    else:
-        page = tables.generated(folders.out) + "\n"
-    path.write_text(page)
-    print(f"written: {path}")
+    for name, make in tables.PAGES.items():
+        path = folders.out.with_name(name)
+        if path.exists():
+            page = tables.renewed(path.read_text(), folders.out, make)
+        else:
+            page = tables.generated(folders.out, make) + "\n"
+        path.write_text(page)
+        print(f"written: {path}")
+    figure = folders.out.with_name("_static") / "gains.svg"
+    tables.save_figure(folders.out, figure)
+    print(f"written: {figure}")
     return 0
 
 

@@ -1,36 +1,26 @@
-"""The tables of the paper's figures beside this project's, for the book's page of results."""
+"""Tables and the figure of results, and of the choices before them, for the book's pages."""
 
+import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .. import plots
+from ..files import atomic_write
 from .experiments import EXPERIMENTS, Experiment
-from .results import stored
+from .results import CHOICES, entries_of, stored
+
+PROFILES = ("full", "reduced", "part", "quick")  # the largest first
+SHAPES = {"paper": "D", "full": "s", "reduced": "o", "part": "v", "quick": "^"}
+SHOWN_ROWS = ("fixed", "augerino", "instaaug", "one for all", "box flow", "flow")
 
 # What stands between these in a page is computed; the words around it are written by hand.
 START = "<!-- From here to the next mark: made by python -m flowinv report -->"
 END = "<!-- Made until here -->"
-
-
-def renewed(page: str, folder: Path) -> str:
-    """The page, with what stands between its two marks computed again.
-
-    Args:
-        page: Markdown.
-        folder: of results.
-
-    Raises:
-        ValueError: it has no marks.
-    """
-    before, start, rest = page.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"expected a page with two marks, the lines {START} and {END}: add them")
-    return before + generated(folder) + after
-
-
-def generated(folder: Path) -> str:
-    """The marks, and between them which row was best and the tables."""
-    return "\n\n".join([START, *_best(folder), scoreboard(folder), END])
 
 
 def by_rule(tried: list[dict], profile: str) -> dict[str, float]:
@@ -62,63 +52,206 @@ def by_rule(tried: list[dict], profile: str) -> dict[str, float]:
 def scoreboard(folder: Path) -> str:
     """The tables of paper against project, in Markdown, with provenance.
 
-    A cell is a mean ± standard deviation over n seeds. What was run at ``ci`` is not shown.
+    A cell is a mean ± standard deviation over n seeds. What was run at ``ci`` is not shown. Where
+    a profile has measured it, a second table says where a gain comes from.
     """
     parts = []
     for name, experiment in EXPERIMENTS.items():
         found = _shown(name, folder)
+        if not found:
+            continue
         parts.append(f"## {name}")
         parts.append(f"{experiment.about}. Shown: {experiment.unit}.")
         parts.append(_table(experiment, found))
+        for profile, entries in found.items():
+            parts.extend(_anatomy(experiment, profile, entries))
         for profile, entries in found.items():
             parts.append(f"`{profile}`: {_provenance(entries)}")
     return "\n\n".join(parts)
 
 
 def _shown(name: str, folder: Path) -> dict[str, list[dict]]:
-    """The stored entries of an experiment by profile, but for ci."""
+    """The stored entries of an experiment by profile, the largest first, but for ci."""
     found = {}
-    for profile in EXPERIMENTS[name].profiles:
-        if profile != "ci" and (folder / name / f"{profile}.json").exists():
+    for profile in PROFILES:
+        if profile in EXPERIMENTS[name].profiles and (folder / name / f"{profile}.json").exists():
             found[profile] = stored(name, profile, folder)
     return found
 
 
 def _table(experiment: Experiment, found: dict[str, list[dict]]) -> str:
-    lines = ["| row | paper | here, full | here, smaller |", "| --- | --- | --- | --- |"]
+    """One row a row, and a column for the paper and each profile that has anything to show."""
+    header = ["row", *(["paper"] if experiment.published else []), *found]
+    rows = []
     for row in dict.fromkeys([*experiment.rows, *experiment.published]):
-        cells = {}
-        for profile, entries in found.items():
+        cells = [row, *([experiment.published.get(row, "")] if experiment.published else [])]
+        for entries in found.values():
             own = [entry for entry in entries if entry["row"] == row]
-            if own:
-                cells[profile] = _cell(experiment, own)
-        ours = row in experiment.rows
-        full = cells.pop("full", "not yet run at full scale" if ours else "not run here")
-        smaller = "<br>".join(f"{cell} ({profile})" for profile, cell in cells.items())
-        published = experiment.published.get(row, "")
-        lines.append(f"| {row} | {published} | {full} | {smaller} |")
-    return "\n".join(lines)
+            cells.append(_cell(experiment, own) if own else "")
+        if any(cells[1:]):
+            rows.append(cells)
+    return plots.table(header, rows)
 
 
-def _best(folder: Path) -> list[str]:
-    """Which row has the highest mean accuracy, for each experiment that is about accuracy."""
-    lines = []
-    for profile in ("full", "reduced", "quick"):
-        best = []
-        for name, experiment in EXPERIMENTS.items():
-            entries = _shown(name, folder).get(profile, [])
-            if entries and "% accuracy" in experiment.unit:
-                best.append(f"{name}: {_highest(experiment, entries)}")
-        if best:
-            lines.append(f"Highest mean accuracy at `{profile}`: {'; '.join(best)}.")
-    return lines
+# What tells the parts of a gain apart: name of the metric, heading, digits, sign.
+ANATOMY = (
+    ("accuracy_plain", "plain", 1),
+    ("accuracy_averaged", "averaged", 1),
+    ("accuracy_over_the_fixed_box", "over the fixed box", 1),
+    ("accuracy_over_another", "over another's", 1),
+    ("log_likelihood_averaged", "log-likelihood", 3),
+    ("calibration_error_averaged", "calibration error", 3),
+    ("information_nats", "information, nats", 2),
+)
 
 
-def _highest(experiment: Experiment, entries: list[dict]) -> str:
-    scores: dict[str, list[float]] = {}
-    for entry in entries:
-        scores.setdefault(entry["row"], []).append(entry["metrics"][experiment.score])
-    return max(scores, key=lambda row: statistics.mean(scores[row]))
+def _anatomy(experiment: Experiment, profile: str, entries: list[dict]) -> list[str]:
+    """A table of accuracies by what is averaged over, likelihood, calibration and information."""
+    rows = []
+    for row in experiment.rows:
+        own = [entry["metrics"] for entry in entries if entry["row"] == row]
+        if own and "information_nats" in own[0]:
+            cells = [_spread([m[key] for m in own], digits) for key, _, digits in ANATOMY]
+            rows.append([row, *cells])
+    if not rows:
+        return []
+    header = ["row", *(heading for _, heading, _ in ANATOMY)]
+    return [f"Where it comes from, at `{profile}`:", plots.table(header, rows)]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """A mean, and ± the standard deviation where there are several."""
+    cell = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        cell += f" ± {statistics.stdev(values):.{digits}f}"
+    return cell
+
+
+def choices(folder: Path) -> str:
+    """What was tried on validation images, and what the rule takes, in Markdown."""
+    parts = []
+    for name, experiment in EXPERIMENTS.items():
+        tried = entries_of(folder / name / f"{CHOICES}.json")
+        for profile in PROFILES:
+            chosen = by_rule(tried, profile)
+            if not chosen:
+                continue
+            here = [entry for entry in tried if entry["profile"] == profile]
+            alphas = sorted({entry["settings"]["alpha"] for entry in here})
+            rows = []
+            for row, alpha in chosen.items():
+                of_row = {e["settings"]["alpha"]: e["metrics"] for e in here if e["row"] == row}
+                cells = [_tried(of_row.get(one), one == alpha) for one in alphas]
+                rows.append([row, *cells])
+            in_use = experiment.chosen.get(profile)
+            parts.append(f"## {name}, `{profile}`")
+            parts.append(plots.table(["row", *(f"α {alpha:g}" for alpha in alphas)], rows))
+            if not in_use:
+                parts.append("Not in use yet: not every value has been tried.")
+            parts.append(_provenance(here))
+    return "\n\n".join(parts)
+
+
+def _tried(metrics: dict | None, chosen: bool) -> str:
+    if metrics is None:
+        return ""
+    likelihood = metrics["validation_log_likelihood"]
+    error = metrics["validation_standard_error"]
+    cell = f"{likelihood:.3f} ± {error:.3f}, {metrics['validation_accuracy']:.1f}%"
+    return f"**{cell}**" if chosen else cell
+
+
+def gains(folder: Path) -> list[dict]:
+    """Gain over none of every row, in points of accuracy: ours by profile, and the paper's.
+
+    Each has experiment, row, profile ("paper" for the published), gain and spread (a standard
+    deviation over seeds, of the difference; None for a single seed).
+    """
+    points = []
+    for name, experiment in EXPERIMENTS.items():
+        if "none" not in experiment.rows or experiment.unit != "% accuracy":
+            continue
+        for profile, entries in _shown(name, folder).items():
+            by_seed = {(e["row"], e["seed"]): e["metrics"][experiment.score] for e in entries}
+            for row in experiment.rows:
+                differences = [
+                    value - by_seed["none", seed]
+                    for (own, seed), value in by_seed.items()
+                    if own == row != "none" and ("none", seed) in by_seed
+                ]
+                if differences:
+                    points.append(_point(name, row, profile, differences))
+        published = {row: float(text.split()[0]) for row, text in experiment.published.items()}
+        for row, value in published.items():
+            if row != "none" and row in experiment.rows:
+                points.append(_point(name, row, "paper", [value - published["none"]]))
+    return points
+
+
+def _point(name: str, row: str, profile: str, differences: list[float]) -> dict:
+    spread = statistics.stdev(differences) if len(differences) > 1 else None
+    gain = statistics.mean(differences)
+    return {
+        "experiment": name,
+        "row": row,
+        "profile": profile,
+        "gain": round(gain, 3),
+        "spread": None if spread is None else round(spread, 3),
+    }
+
+
+def figure(points: list[dict]) -> Figure:
+    """Gains over none in one figure: a shape for each profile, a colour for each row."""
+    names = list(dict.fromkeys(point["experiment"] for point in points))
+    rows = [row for row in SHOWN_ROWS if any(point["row"] == row for point in points)]
+    drawn, ax = plt.subplots(figsize=(8, 0.75 * len(names) + 1.4))
+    for point in points:
+        if point["row"] not in rows:
+            continue
+        place = rows.index(point["row"])
+        paper = point["profile"] == "paper"
+        colour = plots.PALETTE[SHOWN_ROWS.index(point["row"])]
+        ax.errorbar(
+            point["gain"],
+            names.index(point["experiment"]) + 0.7 * (place / max(1, len(rows) - 1) - 0.5),
+            xerr=point["spread"],
+            marker=SHAPES[point["profile"]],
+            color=colour,
+            markerfacecolor="white" if paper else colour,
+            markersize=7 if paper else 6,
+            linestyle="none",
+            capsize=2,
+        )
+    ax.axvline(0, color="0.5", linewidth=1)
+    for edge in range(len(names) - 1):
+        ax.axhline(edge + 0.5, color="0.9", linewidth=1)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlabel("gain over no augmentation (points of accuracy, averaged predictions)")
+    used = [profile for profile in SHAPES if any(p["profile"] == profile for p in points)]
+    handles = [
+        Line2D([], [], marker=SHAPES[p], color="0.3", linestyle="none", label=p,
+               markerfacecolor="white" if p == "paper" else "0.3")
+        for p in used
+    ]  # fmt: skip
+    handles += [
+        Line2D([], [], color=plots.PALETTE[SHOWN_ROWS.index(row)], linewidth=4, label=row)
+        for row in rows
+    ]
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    drawn.tight_layout()
+    return drawn
+
+
+def save_figure(folder: Path, path: Path) -> None:
+    """Write the figure, with its numbers inside, so that a test can hold it to the results."""
+    points = gains(folder)
+    with plt.rc_context({"svg.hashsalt": "flowinv", "svg.fonttype": "none"}):
+        drawn = figure(points)
+        about = {"Date": None, "Description": json.dumps(points)}
+        with atomic_write(path) as partial:
+            drawn.savefig(partial, format="svg", metadata=about)
+        plt.close(drawn)
 
 
 def _cell(experiment: Experiment, entries: list[dict]) -> str:
@@ -147,3 +280,30 @@ def _provenance(entries: list[dict]) -> str:
         f" ({min(speeds):,} to {max(speeds):,} images/s); {all_of('device')};"
         f" seeds {all_of('seed')}; revision {all_of('revision')}; {' to '.join(span)}."
     )
+
+
+def renewed(page: str, folder: Path, make: Callable[[Path], str] = scoreboard) -> str:
+    """The page, with what stands between its two marks computed again.
+
+    Args:
+        page: Markdown.
+        folder: of results.
+        make: what stands there, of the folder.
+
+    Raises:
+        ValueError: it has no marks.
+    """
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"expected a page with two marks, the lines {START} and {END}: add them")
+    return before + generated(folder, make) + after
+
+
+def generated(folder: Path, make: Callable[[Path], str] = scoreboard) -> str:
+    """The marks, and between them the tables."""
+    return "\n\n".join([START, make(folder), END])
+
+
+# Pages beside the folder of results, and what stands between their marks.
+PAGES = {"results.md": scoreboard, "choices.md": choices}
