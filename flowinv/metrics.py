@@ -423,6 +423,34 @@ def accuracy_under_rotation(
     return accuracies
 
 
+@torch.no_grad()
+def under_rotations(model: InvariantClassifier, images: Tensor, number: int = 36) -> Tensor:
+    """The plain classifier's log-probabilities of each image turned all the way round, in steps.
+
+    What the simplest rivals of a learned q are made of: the mean of the probabilities is averaging
+    over the circle, and the most confident of the turns is vary-and-rank. Each costs as many passes
+    as there are turns.
+
+    Args:
+        model: whose classifier is asked.
+        images: (B, C, H, W).
+        number: of the turns, by 360° / number each; the first is none.
+
+    Returns:
+        (number, B, classes).
+
+    Example:
+        >>> model = InvariantClassifier.build("none", "rotation", in_channels=1, classes=5)
+        >>> under_rotations(model, torch.rand(2, 1, 28, 28)).shape
+        torch.Size([36, 2, 5])
+    """
+    turns = []
+    for turn in range(number):
+        T = wrap(images.new_full((len(images), 1), 2 * turn / number))
+        turns.append(model.predict(FAMILIES["rotation"].warp(images, T), 0))
+    return torch.stack(turns)
+
+
 def ekld(
     model: InvariantClassifier,
     images: Tensor,
