@@ -206,9 +206,8 @@ def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
             page = tables.generated(folders.out, make) + "\n"
         path.write_text(page)
         print(f"written: {path}")
-    figure = folders.out.with_name("_static") / "gains.svg"
-    tables.save_figure(folders.out, figure)
-    print(f"written: {figure}")
+    for path in tables.save_figures(folders.out, folders.out.with_name("_static")):
+        print(f"written: {path}")
     return 0
 
 

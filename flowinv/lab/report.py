@@ -200,7 +200,7 @@ def _point(name: str, row: str, profile: str, differences: list[float]) -> dict:
     }
 
 
-def figure(points: list[dict]) -> Figure:
+def gains_figure(points: list[dict]) -> Figure:
     """Gains over none in one figure: a shape for each profile, a colour for each row."""
     names = list(dict.fromkeys(point["experiment"] for point in points))
     rows = [row for row in SHOWN_ROWS if any(point["row"] == row for point in points)]
@@ -243,15 +243,70 @@ def figure(points: list[dict]) -> Figure:
     return drawn
 
 
-def save_figure(folder: Path, path: Path) -> None:
-    """Write the figure, with its numbers inside, so that a test can hold it to the results."""
-    points = gains(folder)
-    with plt.rc_context({"svg.hashsalt": "flowinv", "svg.fonttype": "none"}):
-        drawn = figure(points)
-        about = {"Date": None, "Description": json.dumps(points)}
-        with atomic_write(path) as partial:
-            drawn.savefig(partial, format="svg", metadata=about)
-        plt.close(drawn)
+def dial(folder: Path) -> list[dict]:
+    """Along the dial, how many digits of five have two poses: each row's score and likelihood.
+
+    Each point has number, row, and accuracy and log_likelihood as [mean, standard deviation], the
+    latter None for a single seed.
+    """
+    points = []
+    for name, experiment in EXPERIMENTS.items():
+        if not name.startswith("mnist-dial-"):
+            continue
+        entries = _shown(name, folder).get("reduced", [])
+        for row in experiment.rows:
+            own = [entry["metrics"] for entry in entries if entry["row"] == row]
+            if own:
+                point: dict = {"number": int(name.rpartition("-")[2]), "row": row}
+                for key in ("accuracy", "log_likelihood"):
+                    values = [metrics[f"{key}_averaged"] for metrics in own]
+                    spread = statistics.stdev(values) if len(values) > 1 else None
+                    point[key] = [statistics.mean(values), spread]
+                points.append(point)
+    return points
+
+
+def dial_figure(points: list[dict]) -> Figure:
+    """Accuracy and log-likelihood of every row along the dial."""
+    rows = list(dict.fromkeys(point["row"] for point in points))
+    drawn, panels = plt.subplots(1, 2, figsize=(9, 3.6))
+    labels = {"accuracy": "accuracy (%)", "log_likelihood": "log-likelihood (nats)"}
+    for ax, (key, label) in zip(panels, labels.items()):
+        for number, row in enumerate(rows):
+            own = [point for point in points if point["row"] == row]
+            ax.errorbar(
+                [point["number"] for point in own],
+                [point[key][0] for point in own],
+                yerr=[point[key][1] or 0.0 for point in own],
+                label=row,
+                color=plots.PALETTE[number % len(plots.PALETTE)],
+                linestyle=plots.LINES[number % len(plots.LINES)],
+                marker="o" if number < len(plots.PALETTE) else "s",
+                markersize=4,
+                capsize=2,
+            )
+        ax.set_xlabel("digits, of five, that are another class on their head")
+        ax.set_ylabel(label)
+    panels[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    drawn.tight_layout()
+    return drawn
+
+
+def save_figures(folder: Path, static: Path) -> list[Path]:
+    """Write each figure that has something to show, its numbers inside, for a test to compare."""
+    written = []
+    for name, (points_of, draw) in FIGURES.items():
+        points = points_of(folder)
+        if not points:
+            continue
+        with plt.rc_context({"svg.hashsalt": "flowinv", "svg.fonttype": "none"}):
+            drawn = draw(points)
+            about = {"Date": None, "Description": json.dumps(points)}
+            with atomic_write(static / name) as partial:
+                drawn.savefig(partial, format="svg", metadata=about)
+            plt.close(drawn)
+        written.append(static / name)
+    return written
 
 
 def _cell(experiment: Experiment, entries: list[dict]) -> str:
@@ -307,3 +362,5 @@ def generated(folder: Path, make: Callable[[Path], str] = scoreboard) -> str:
 
 # Pages beside the folder of results, and what stands between their marks.
 PAGES = {"results.md": scoreboard, "choices.md": choices}
+# Figures of those pages: their numbers, and how they are drawn.
+FIGURES = {"gains.svg": (gains, gains_figure), "dial.svg": (dial, dial_figure)}
