@@ -142,6 +142,15 @@ def accuracies(model: InvariantClassifier, images: Tensor, labels: Tensor) -> di
     }
 
 
+def _on_validation(model: InvariantClassifier, data: Dataset) -> dict:
+    """What choices are made by; nothing where no images were kept back."""
+    images, labels = data.validation
+    if not len(images):
+        return {}
+    found = metrics.quality(model.predict(images, 20), labels)
+    return {f"validation_{name}": value for name, value in found.items()}
+
+
 # How far each class of mnist-selective is turned in the test, in degrees.
 LIMITS = {"0": 180.0, "1": 180.0, "5": 180.0, "6": 60.0, "9": 60.0}
 
@@ -175,12 +184,14 @@ def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
 def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str], Dataset]:
     """Mario-Iggy by profile, with as many training images and half as many to test.
 
-    It is of this project's sprites but at ``full``.
+    It is of this project's sprites but at ``full``, where it has validation images too.
     """
 
     def data(profile: str) -> Dataset:
         size = sizes[profile]
-        return mario_iggy(degrees, modes, size, size // 2, sample=profile != "full")
+        full = profile == "full"
+        apart = 1000 if full else 0
+        return mario_iggy(degrees, modes, size, size // 2, sample=not full, validation=apart)
 
     return data
 
@@ -206,6 +217,7 @@ def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict
         "share_inside": inside.mean().item(),
         "effective_modes": metrics.effective_modes(T, centres, periodic=True).mean().item(),
         **accuracies(model, some.images, some.labels),
+        **_on_validation(model, data),
     }
 
 
@@ -226,6 +238,7 @@ def _rotation_discovery(model: InvariantClassifier, data: Dataset) -> dict:
         "correlation": torch.corrcoef(torch.stack([b, d]))[0, 1].item(),
         "half_width_degrees": 90 * half_width.median().item(),
         **accuracies(model, some.images, some.labels),
+        **_on_validation(model, data),
     }
 
 
@@ -253,11 +266,7 @@ def _classification(box: Numbers, model: InvariantClassifier, data: Dataset) -> 
     shares = metrics.share_between(model, some)
     found["share_between_images"] = dict(zip(family.names, shares.tolist()))
     found["information_nats"], _ = metrics.information(model, some[:100])
-    if len(data.validation):
-        log_p = model.predict(data.validation.images, 20)
-        for name, value in metrics.quality(log_p, data.validation.labels).items():
-            found[f"validation_{name}"] = value
-    return found
+    return found | _on_validation(model, data)
 
 
 def _long_tail(degrees: float, box: Numbers, model: InvariantClassifier, data: Dataset) -> dict:
@@ -456,6 +465,8 @@ def _ranges(about: str, degrees: float, modes: int, profiles: dict, **more) -> E
         "family": "rotation",
         "rows": ONE_RANGE,
         "measure": partial(_mario_ranges, modes),
+        "controls": ("none", "fixed ±15°", "one for all", "box flow"),
+        "alphas": (0.1, 0.3, 1.0),
         "score": "half_width_degrees",
         "unit": "degrees, half-width of q",
     }
@@ -513,8 +524,16 @@ def _classifies(
     )
 
 
-ONE_RANGE = {"augerino": Row("augerino"), "instaaug": Row("instaaug"), "flow": Row("flow")}
 NONE = Row("none", changes={"samples": 1})
+ONE_RANGE = {
+    "none": NONE,
+    "fixed ±15°": Row("fixed", {"half_width": 15 / 180}),
+    "augerino": Row("augerino"),
+    "instaaug": Row("instaaug"),
+    "one for all": Row("box_flow", {"for_all": True}),
+    "box flow": Row("box_flow"),
+    "flow": Row("flow"),
+}
 FIVE = {"scale": [0.2, 0.2, 0.6]}  # small shifts and wide rotations: see CONTRIBUTING.md
 
 
@@ -532,7 +551,7 @@ def _affine_rows(box: Numbers) -> dict[str, Row]:
     }
 
 
-CONTROLS = ("fixed", "full circle", "one for all", "box flow")
+CONTROLS = ("fixed", "fixed ±15°", "full circle", "one for all", "box flow")
 # The ladder where T is an angle.
 ANGLES = {
     "none": NONE,
@@ -653,7 +672,15 @@ EXPERIMENTS = Registry(
                 replace(MARIO, burn_in=5, **RIDGE),
                 replace(MARIO_FULL, **RIDGE),
             ),
-            rows={"instaaug": Row("instaaug"), "flow": Row("flow")},
+            rows={
+                "augerino": Row("augerino"),
+                "instaaug": Row("instaaug"),
+                "one for all": Row("box_flow", {"for_all": True}),
+                "box flow": Row("box_flow"),
+                "flow": Row("flow"),
+            },
+            controls=("augerino", "one for all", "box flow"),
+            alphas=(0.03, 0.1, 0.3),
             family="rotation_discovery",
             measure=_rotation_discovery,
             score="rotation_error",
@@ -759,14 +786,7 @@ EXPERIMENTS = Registry(
             box=15 / 180,
             family="rotation",
             measure=partial(_long_tail, 180, 15 / 180),
-            rows={
-                "none": NONE,
-                "fixed": Row("fixed", {"half_width": 15 / 180}),
-                "full circle": Row("fixed", {"half_width": 1.0}),
-                **ONE_RANGE,
-                "one for all": Row("box_flow", {"for_all": True}),
-                "box flow": Row("box_flow"),
-            },
+            rows=ONE_RANGE | {"full circle": Row("fixed", {"half_width": 1.0})},
         ),
         "cifar10-lt": _classifies(
             "CIFAR-10 with classes of 5,000 to 500 images, ResNet-8-16",
