@@ -251,7 +251,7 @@ def calibration_error(log_p: Tensor, labels: Tensor, bins: int = 15) -> float:
     """The expected calibration error: how far confidence is from the share that is right.
 
     Predictions go into equal bins of their confidence. The error is the mean over predictions of
-    |share right − mean confidence| in their bin.
+    the distance of the share that is right from the mean confidence, in their bin.
 
     Source: Naeini et al. 2015; Guo et al. 2017.
 
