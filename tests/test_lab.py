@@ -1,5 +1,6 @@
 """Experiments measure what they say; runs go on after any stop; the book says what is stored."""
 
+import html
 import json
 import math
 import os
@@ -573,19 +574,33 @@ def test_stored_results_show_selective_invariance(profile, data):
 # What the book says
 
 
-def test_the_books_page_of_results_is_that_of_the_stored_results():
-    page = (ROOT / "book" / "results.md").read_text()
-    assert page == report.renewed(page, results_folder()), "run python -m flowinv report"
+@pytest.mark.parametrize("name", report.PAGES)
+def test_the_books_pages_of_results_are_those_of_the_stored_results(name):
+    page = (ROOT / "book" / name).read_text()
+    made = report.renewed(page, results_folder(), report.PAGES[name])
+    assert page == made, "run python -m flowinv report"
 
 
-def test_a_page_keeps_its_words_and_has_its_tables_renewed(tmp_path):
+@pytest.mark.parametrize("name", report.FIGURES)
+def test_the_figures_of_results_are_those_of_the_stored_results(name):
+    points, _ = report.FIGURES[name]
+    expected = points(results_folder())
+    path = ROOT / "book" / "_static" / name
+    if not expected:
+        assert not path.exists()
+        return
+    (inside,) = re.findall(r"<dc:description>(.*?)</dc:description>", path.read_text(), flags=re.S)
+    assert json.loads(html.unescape(inside)) == expected, "run python -m flowinv report"
+
+
+def test_a_page_keeps_its_words_and_has_its_tables_renewed():
     page = f"# Mine\n\n{report.START}\nold\n{report.END}\n\nMy last word.\n"
-    made = report.renewed(page, tmp_path)
+    made = report.renewed(page, results_folder())
     assert made.startswith("# Mine\n\n") and made.endswith("\n\nMy last word.\n")
     assert "\nold\n" not in made and "## mario-45" in made
-    assert report.renewed(made, tmp_path) == made
+    assert report.renewed(made, results_folder()) == made
     with pytest.raises(ValueError, match="expected a page with two marks"):
-        report.renewed("# Mine", tmp_path)
+        report.renewed("# Mine", results_folder())
 
 
 def markdown(path):
@@ -598,7 +613,7 @@ def markdown(path):
 PAGES = [
     path
     for path in sorted((ROOT / "book").glob("*"))
-    if path.suffix in (".md", ".ipynb") and path.name != "results.md"
+    if path.suffix in (".md", ".ipynb") and path.name not in report.PAGES
 ]
 QUOTE = re.compile(r"([\d.,]*\d)\s*(?:°|%)?<!-- ([\w-]+)/(\w+) (.+?) ([\w.]+) -->")
 
