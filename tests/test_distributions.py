@@ -29,6 +29,7 @@ from flowinv.distributions import (
     Uniform,
     UniformBase,
     UniformMixture,
+    box_flow,
     coupling_flow,
     draw,
     mixture_flow,
@@ -806,3 +807,79 @@ def test_bad_input_is_a_one_line_error():
         with pytest.raises(ValueError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+# A box that the context sets, and a shape inside it
+
+
+def of_window(dim, wraps, layers=1):
+    """A box flow far from where it starts, in float64; if ``wraps``, the last coefficient does."""
+    periodic = [False] * (dim - 1) + [wraps]
+    flow = box_flow(dim, 4, layers, hidden=16, bins=5, half_width=0.3, periodic=periodic).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return flow
+
+
+every_window = pytest.mark.parametrize(("dim", "wraps"), [(1, False), (1, True), (2, False)])
+
+
+@every_window
+def test_a_window_undoes_itself_and_its_log_det_is_the_jacobians(dim, wraps):
+    window = of_window(dim, wraps).layers[-1]
+    context = doubles(5, 4)
+    x = in_box(5, dim)
+    y, log_det = window(x, context)
+    back, log_det_back = window.inverse(y, context)
+    assert torch.allclose(back, x, atol=1e-9) and torch.allclose(log_det, -log_det_back)
+    for i in range(5):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x, i=i: window(x, context[i]).value, x[i]
+        )
+        assert torch.allclose(log_det[i], jacobian.det().abs().log())
+
+
+@every_window
+def test_a_box_flow_integrates_to_one_and_has_no_density_outside_its_window(dim, wraps):
+    flow = of_window(dim, wraps)
+    context = doubles(1, 4)
+    q = flow(context)
+    n = 4000 if dim == 1 else 400
+    axis = (torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1
+    grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
+    with torch.no_grad():
+        density = q.log_prob(grid).exp()
+        centre, width = flow.layers[-1]._box(context)
+    assert density.mean().item() * 2**dim == pytest.approx(1, abs=0.01)
+    away = grid - centre
+    outside = ((wrap(away) if wraps else away).abs() > width).any(-1)
+    assert outside.any() and (density[outside] == 0).all() and (density[~outside] > 0).all()
+    T, log_prob, _ = q.draw(50)
+    assert torch.allclose(q.log_prob(T), log_prob, atol=1e-6)
+
+
+def test_without_layers_a_box_flow_is_a_box_for_each_context():
+    flow = of_window(2, wraps=False, layers=0)
+    context = doubles(5, 4)
+    centre, width = flow.layers[-1]._box(context)
+    T = in_box(50, 5, 2)
+    box = Uniform(centre - width, centre + width)
+    assert torch.equal(flow(context).log_prob(T).isfinite(), box.log_prob(T).isfinite())
+    inside = flow(context).draw(50).T
+    assert torch.allclose(flow(context).log_prob(inside), box.log_prob(inside))
+
+
+def test_gradients_reach_all_of_a_box_flow_and_extreme_contexts_stay_finite():
+    flow = of_window(2, wraps=False)
+    T, log_prob, _ = flow(doubles(5, 4)).draw(10)
+    (log_prob.sum() + T.sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in flow.parameters())
+    T, log_prob, _ = flow.float()(1e3 * torch.randn(50, 4)).draw(10)
+    assert T.isfinite().all() and log_prob.isfinite().all() and (T.abs() <= 1).all()
+
+
+def test_a_window_that_is_no_box_is_a_one_line_error():
+    for wrong in ({"half_width": 1.0}, {"half_width": 0.0}, {"loc": 1.0}):
+        with pytest.raises(ValueError, match="expected numbers"):
+            box_flow(2, 4, **wrong)

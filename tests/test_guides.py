@@ -184,3 +184,26 @@ def test_the_published_flow_can_be_built():
     q = guide(torch.rand(2, 3, 32, 32))
     T, log_prob, weights = draw(q, 4)
     assert T.shape == (4, 2, 6) and log_prob.isfinite().all()
+
+
+def test_one_flow_for_all_has_no_encoder_and_the_same_q_for_every_image(images):
+    family = FAMILIES["rotation_translation"]
+    T = 0.1 * torch.rand(50, 1, 3)
+    for for_all in (True, False):
+        guide = GUIDES["box_flow"](family, 1, for_all=for_all)
+        with torch.no_grad():
+            for parameter in guide.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            log_prob = guide(images).log_prob(T.expand(-1, len(images), -1))
+        assert (guide.encoder is None) == for_all
+        assert torch.equal(log_prob[:, :1].expand_as(log_prob), log_prob) == for_all
+
+
+def test_a_new_box_flow_is_augerinos_box(images):
+    family = FAMILIES["affine"]
+    T = 0.3 * (2 * torch.rand(200, len(images), 6) - 1)
+    flow = GUIDES["box_flow"](family, 1, for_all=True, layers=0, half_width=0.2)(images)
+    box = GUIDES["augerino"](family, 1, half_width=0.2)(images)
+    with torch.no_grad():
+        assert torch.allclose(flow.log_prob(0.5 * T), box.log_prob(0.5 * T), atol=0.1)
+        assert (flow.log_prob(T).isfinite() == box.log_prob(T).isfinite()).double().mean() > 0.98
