@@ -188,7 +188,7 @@ def test_a_step_at_full_scale_runs(name):
     ids=["family_of", "build", "settings", "Job"],
 )
 def test_an_unknown_row_is_refused_with_those_there_are(ask):
-    with pytest.raises(ValueError, match="unknown row 'flw': expected one of augerino, instaaug"):
+    with pytest.raises(ValueError, match="unknown row 'flw': expected one of none, fixed"):
         ask(EXPERIMENTS[NAME])
 
 
@@ -645,3 +645,76 @@ def test_every_number_quoted_from_results_is_in_them(path):
 def test_some_numbers_are_quoted():
     sources = [quote[1:] for quote in quoted(ROOT / "book" / "intro.md")]
     assert ("mnist-selective", "quick", "flow", "width_degrees.6") in sources
+
+
+# Choices
+
+
+def tried(row, alpha, likelihood, error=0.01, profile="reduced"):
+    measured = {"validation_log_likelihood": likelihood, "validation_standard_error": error}
+    settings = {"alpha": alpha}
+    return {"row": row, "profile": profile, "settings": settings, "metrics": measured}
+
+
+def test_the_rule_takes_the_largest_alpha_within_one_standard_error_of_the_best():
+    entries = [tried("flow", 0.01, -0.300), tried("flow", 0.03, -0.309), tried("flow", 0.1, -0.311)]
+    assert report.by_rule(entries, "reduced") == {"flow": 0.03}
+    entries += [tried("augerino", 0.01, -0.4), tried("flow", 1.0, -0.1, profile="full")]
+    assert report.by_rule(entries, "reduced") == {"flow": 0.03, "augerino": 0.01}
+    assert report.by_rule(entries, "full") == {"flow": 1.0}
+
+
+TRIED = "mnist-dial-2"
+
+
+def test_a_trial_never_becomes_a_result_unless_its_settings_are_those_of_now(tmp_path):
+    out = tmp_path / "out"
+    folder = tmp_path / "runs"
+    augerino = runs.trials([TRIED], "ci", ["augerino"])
+    assert [job.changes["alpha"] for job in augerino] == list(EXPERIMENTS[TRIED].alphas)
+    for job in augerino[:2]:
+        run(job, out, folder)
+    assert [path.name for path in (out / TRIED).glob("[!.]*.json")] == ["choices.json"]
+    assert len(read(out / TRIED / "choices.json")) == 2
+    assert runs.missing(augerino, out) == augerino[2:]
+    now = Job(TRIED, "ci", "augerino")
+    (same,) = [job for job in augerino[:2] if job.settings == now.settings]
+    assert same.made(runs.adopt(now, out, folder)) and not runs.missing([now], out)
+    assert trained(TRIED, "ci", "augerino", now.experiment.data("ci"), folder=folder)
+    assert runs.adopt(replace(now, seed=1), out, folder) is None
+
+
+def test_every_row_that_learns_is_tried_with_the_same_alphas():
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.alphas:
+            asked = {(job.row, job.changes["alpha"]) for job in runs.trials([name], "ci")}
+            learns = [row for row in experiment.rows if experiment.learns(row)]
+            assert asked == {(row, alpha) for row in learns for alpha in experiment.alphas}
+
+
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.chosen])
+def test_what_was_chosen_is_what_the_rule_takes_of_the_stored_trials(name):
+    experiment = EXPERIMENTS[name]
+    entries = read(results_folder() / name / "choices.json")
+    for profile, chosen in experiment.chosen.items():
+        expected = report.by_rule(entries, profile)
+        assert {row: changes["alpha"] for row, changes in chosen.items()} == expected
+
+
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_on_the_dial_a_class_of_its_own_is_the_digit_on_its_head(number):
+    plain = EXPERIMENTS["mnist-dial-0"].data("ci")
+    data = EXPERIMENTS[f"mnist-dial-{number}"].data("ci")
+    assert len(data.classes) == 5 + number
+    for before, after in ((plain.train, data.train), (plain.validation, data.validation)):
+        on_head = after.labels >= 5
+        assert on_head.any() == (number > 0) and ((after.labels % 5) == before.labels).all()
+        assert torch.equal(after.images[~on_head], before.images[~on_head])
+        assert torch.equal(after.images[on_head], before.images[on_head].rot90(2, (-2, -1)))
+
+
+def test_validation_images_are_kept_back_where_choices_are_made():
+    for name in ("mnist", "cifar10", "mnist-dial-2", "mnist-poses"):
+        data = EXPERIMENTS[name].data("ci")
+        assert len(data.validation) and len(data.train) > len(data.validation)
+    assert not len(EXPERIMENTS["mnist"].data("quick").validation)

@@ -68,10 +68,10 @@ WRONG = [
     (["train", NAME, "--epochs", -1], "epochs: expected a positive number, got -1"),
     (["train", NAME, "--lr", "inf"], "lr: expected a finite number, got inf"),
     (["train", NAME, "--seed", 0, -1], "seed: expected 0 or more, got -1"),
-    (["train", NAME, "--row", "flow", "flw"], "unknown row 'flw': expected one of augerino, "),
+    (["train", NAME, "--row", "flow", "flw"], "unknown row 'flw': expected one of none, "),
     (["reproduce", NAME, "mnst"], "unknown experiment 'mnst': expected one of mario-45, "),
     (["reproduce", NAME, "--seed", 0, -1], "seed: expected 0 or more, got -1"),
-    (["evaluate", NAME, "--row", "flow", "flw"], "unknown row 'flw': expected one of augerino, "),
+    (["evaluate", NAME, "--row", "flow", "flw"], "unknown row 'flw': expected one of none, "),
     (["evaluate", NAME, "--epochs", -1], "epochs: expected a positive number, got -1"),
 ]
 
@@ -180,22 +180,29 @@ def test_the_report_is_computed_from_the_results(tmp_path, folders, call, capsys
         made.append(entry | {"seed": seed, "profile": "quick", "metrics": metrics})
     (tmp_path / "out" / NAME / "quick.json").write_text(json.dumps(made))
     assert call("report", *folders) == 0
-    path = tmp_path / "out.md"
+    path = tmp_path / "results.md"
     text = path.read_text()
-    assert "| flow |  | not yet run at full scale | 90.0 ± 10.0, n = 3 (quick) |" in text
+    assert "| row | quick |" in text and "| flow | 90.0 ± 10.0, n = 3 |" in text
     assert f"revision {entry['revision']}" in text and "(ci)" not in text
 
     path.write_text(f"My words.\n\n{text}")
     full = [entry | {"profile": "full"} for entry in made[:1]]
     (tmp_path / "out" / NAME / "full.json").write_text(json.dumps(full))
     call("report", *folders)
-    assert "| flow |  | 80.0, n = 1 | 90.0 ± 10.0, n = 3 (quick) |" in path.read_text()
+    assert "| flow | 80.0, n = 1 | 90.0 ± 10.0, n = 3 |" in path.read_text()
     assert path.read_text().startswith(f"My words.\n\n{report.START}")
 
     path.write_text("My words.")
     assert call("report", *folders) == 1 and path.read_text() == "My words."
     assert "expected a page with two marks" in capsys.readouterr().err
     assert call("report", "--out", tmp_path / "none") == 1
+
+
+def test_choose_tries_every_alpha_and_says_what_the_rule_takes(tmp_path, folders, call, capsys):
+    assert call("choose", "mnist-dial-2", "--profile", "ci", "--row", "augerino", *folders) == 0
+    assert "mnist-dial-2 augerino: alpha " in capsys.readouterr().out
+    call("report", *folders)
+    assert report.START in (tmp_path / "choices.md").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")

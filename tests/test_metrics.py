@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from flowinv import metrics
@@ -252,3 +253,100 @@ def test_a_bound_that_cannot_be_computed_is_an_error(light, compass):
         metrics.invariance_bound(compass, light, degrees=70)
     with pytest.raises(ValueError, match="expected the family rotation, got translation x"):
         metrics.invariance_bound(build("none", "translation", 1, 4), light, degrees=10)
+
+
+# Predictions
+
+
+def test_calibration_is_that_of_a_loop_over_bins_and_vanishes_for_honest_predictions():
+    log_p = torch.randn(20000, 4).log_softmax(-1)
+    labels = torch.randint(4, (20000,))
+    confidence, predicted = log_p.exp().max(-1)
+    expected = 0.0
+    for b in range(15):
+        inside = (confidence >= b / 15) & (confidence < (b + 1) / 15)
+        if inside.any():
+            right = (predicted == labels)[inside].float().mean()
+            expected += inside.float().mean() * (right - confidence[inside].mean()).abs()
+    assert metrics.calibration_error(log_p, labels) == pytest.approx(expected.item(), abs=1e-5)
+    honest = torch.multinomial(log_p.exp(), 1).squeeze(-1)
+    assert metrics.calibration_error(log_p, honest) < 0.02 < expected
+
+
+def test_the_log_likelihood_is_minus_the_cross_entropy():
+    log_p = torch.randn(100, 4).log_softmax(-1)
+    labels = torch.randint(4, (100,))
+    found = metrics.quality(log_p, labels)
+    assert found["log_likelihood"] == pytest.approx(-F.nll_loss(log_p, labels).item(), abs=1e-6)
+    assert found["accuracy"] == 100 * (log_p.argmax(-1) == labels).double().mean().item()
+
+
+def test_another_images_q_is_the_next_ones_and_the_rest_stays(images):
+    model = build("box_flow", "rotation", 1, 5)
+    model.autocast = True
+    other = metrics.with_guide(model, metrics.OfAnother(model.q))
+    T = 0.1 * torch.rand(20, len(images), 1)
+    with torch.no_grad():
+        own = model.q(images).log_prob(T.roll(1, 1))
+        assert torch.allclose(other.q(images).log_prob(T), own.roll(-1, 1), atol=1e-4)
+    assert other.classifier is model.classifier and other.autocast
+
+
+# How much q looks at the image
+
+
+class Pointer(nn.Module):
+    """A box for each image, its centre and half-width written in the image's first two pixels."""
+
+    def forward(self, images):
+        centre, width = images[:, 0, 0, :2].double().split(1, -1)
+        return Uniform(2 * centre - 1 - width, 2 * centre - 1 + width)
+
+
+def pointing(centres, widths, family="translation"):
+    """A model whose q is that box in the first coefficient alone, and its images."""
+    model = build("none", family, 1, 2)
+    model.q = Pointer()
+    images = torch.zeros(len(centres), 1, 28, 28)
+    images[:, 0, 0, 0] = (torch.as_tensor(centres) + 1) / 2
+    images[:, 0, 0, 1] = torch.as_tensor(widths)
+    return model, images
+
+
+def test_the_share_between_images_is_the_variance_of_centres_in_all():
+    centres = torch.linspace(-0.5, 0.5, 101)
+    model, images = pointing(centres, torch.full((101,), 0.3))
+    between, within = centres.var().item(), 0.3**2 / 3
+    share = metrics.share_between(model, images, 2000)[0].item()
+    assert share == pytest.approx(between / (between + within), abs=0.01)
+    one, same = pointing(torch.zeros(101), torch.full((101,), 0.3))
+    assert metrics.share_between(one, same)[0] < 0.01
+
+
+def test_on_the_circle_half_a_turn_to_either_side_is_one_place():
+    """Boxes around 0.9 and −0.9 are near on the circle, and far apart on the line."""
+    centres = torch.tensor([0.9, -0.9]).repeat(50)
+    shares = {}
+    for family in ("rotation", "translation"):
+        model, images = pointing(centres, torch.full((100,), 0.1), family)
+        shares[family] = metrics.share_between(model, images)[0].item()
+    assert shares["rotation"] < 0.95 < 0.98 < shares["translation"]
+
+
+def test_information_sees_places_and_widths_and_nothing_in_a_global_q():
+    log2 = torch.tensor(2.0).log().item()
+    apart = pointing(torch.tensor([-0.5, 0.5]).repeat(20), torch.full((40,), 0.1))
+    assert metrics.information(*apart, samples=50)[0] == pytest.approx(log2, abs=1e-3)
+    widths = pointing(torch.zeros(40), torch.tensor([0.01, 0.9]).repeat(20))
+    assert metrics.information(*widths, samples=50)[0] > 0.6 * log2
+    assert metrics.share_between(*widths)[0] < 0.05
+    same = pointing(torch.zeros(40), torch.full((40,), 0.5))
+    assert metrics.information(*same)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_turn_all_the_way_round_begins_with_none_and_knows_half_a_turn(images):
+    model = build("none", "rotation", 1, 5)
+    turns = metrics.under_rotations(model, images, 4)
+    assert torch.allclose(turns[0], model.predict(images, 0), atol=1e-4)
+    on_head = model.predict(images.rot90(2, (-2, -1)), 0)
+    assert torch.allclose(turns[2], on_head, atol=1e-3)

@@ -51,7 +51,7 @@ class Experiment:
         data: the data set of each profile, which it is called with.
         family: by name.
         rows: of the comparison.
-        controls: those rows that tell the parts of a gain apart, which ``quick`` leaves out.
+        controls: those rows that tell the parts of a gain apart, which ``ci`` and ``quick`` leave out.
         profiles: settings of each.
         classifier: a network for (channels, classes, profile).
         measure: the metrics of (model, data set).
@@ -119,7 +119,8 @@ class Experiment:
 
     def rows_of(self, profile: str) -> list[str]:
         """The rows that a profile compares."""
-        return [row for row in self.rows if profile != "quick" or row not in self.controls]
+        few = profile in ("ci", "quick")
+        return [row for row in self.rows if not (few and row in self.controls)]
 
     def learns(self, row: str) -> bool:
         """Whether the row has a q(T | I) that learns, and so a price of entropy to choose."""
