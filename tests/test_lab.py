@@ -367,7 +367,7 @@ def test_missing_is_what_has_no_result_with_the_settings_of_now(tmp_path, monkey
         (NAME, "flow", 0),
         *[(name, row, 1) for name in ("mario-90", NAME) for row in rows],
     ]
-    assert len(runs.jobs([], "ci", (0,))) == sum(len(e.rows) for e in EXPERIMENTS.values())
+    assert len(runs.jobs([], "ci", (0,))) == sum(len(e.rows_of("ci")) for e in EXPERIMENTS.values())
 
     changed = replace(AUGERINO, changes={"alpha": 0.1})
     run(changed, out, tmp_path / "runs")
