@@ -51,7 +51,7 @@ class Experiment:
         data: the data set of each profile, which it is called with.
         family: by name.
         rows: of the comparison.
-        controls: those rows that tell the parts of a gain apart; ``ci`` and ``quick`` leave them out.
+        controls: rows that tell the parts of a gain apart; ``ci`` and ``quick`` leave them out.
         profiles: settings of each.
         classifier: a network for (channels, classes, profile).
         measure: the metrics of (model, data set).
