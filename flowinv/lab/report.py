@@ -141,7 +141,8 @@ def choices(folder: Path) -> str:
             rows = []
             for row, alpha in chosen.items():
                 of_row = {e["settings"]["alpha"]: e["metrics"] for e in here if e["row"] == row}
-                cells = [_tried(of_row.get(one), one == alpha) for one in alphas]
+                decided = len(of_row) == len(experiment.alphas)
+                cells = [_tried(of_row.get(one), decided and one == alpha) for one in alphas]
                 rows.append([row, *cells])
             in_use = experiment.chosen.get(profile)
             parts.append(f"## {name}, `{profile}`")
