@@ -45,12 +45,15 @@ KINDS = [
     )
     if univariate == "spline" or not wraps
 ]
+KINDS += [("window", "uniform", False, wraps) for wraps in (False, True)]  # of box_flow
 
 
 def make(kind, dim, context_dim=4, layers=2, strength=0.25, **start):
     """A flow with weights far from the identity, in float64; if any, the last coefficient wraps."""
     univariate, base, coupling, wraps = kind
     periodic = [False] * (dim - 1) + [wraps]
+    if univariate == "window":
+        return in_window(dim, context_dim, layers, strength, periodic)
     if base == "mixture":
         start["components"] = 3
     first = BASES[base](dim, context_dim, periodic=periodic, **start)
@@ -77,6 +80,27 @@ def make(kind, dim, context_dim=4, layers=2, strength=0.25, **start):
     return flow
 
 
+def in_window(dim, context_dim, layers, strength, periodic):
+    """A box_flow as ``make`` has them; where it wraps, the window reaches across the seam."""
+    flow = box_flow(dim, context_dim, layers, hidden=16, bins=5, periodic=periodic).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(0, strength)
+        if periodic[-1]:
+            flow.layers[-1].linear.bias[dim - 1] = 0.9
+    return flow
+
+
+def window_of(flow, context, dim):
+    """The middle and half-widths of a box_flow's window, (…, D), by where it sends 0 and 1."""
+    with torch.no_grad():
+        middle, one = (
+            flow.layers[-1](torch.full((dim,), at, dtype=torch.float64), context).value
+            for at in (0, 1)
+        )
+    return middle, wrap(one - middle).abs()
+
+
 def apart(x, y, kind):
     """The distance of coefficients, the last round the circle where it wraps."""
     difference = x - y
@@ -97,7 +121,8 @@ def name(kind):
 
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=name)
-every_circle = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[3]], ids=name)
+CIRCLES = [kind for kind in KINDS if kind[3] and kind[0] != "window"]  # which ends in a jump
+every_circle = pytest.mark.parametrize("kind", CIRCLES, ids=name)
 
 
 # Monotone maps of one coefficient
@@ -532,7 +557,8 @@ def test_a_draws_log_prob_is_what_scoring_its_samples_gives(kind):
 def test_density_integrates_to_one_on_the_box(kind):
     """By the midpoint rule, in one dimension and in two, for several contexts.
 
-    Affine kinds are integrated along the line, T = tanh z, as they may have peaks at the edges.
+    Affine kinds are integrated along the line, T = tanh z, as they may have peaks at the edges;
+    and those in a window over it alone, as they end in a jump.
     """
     for dim, n in ((1, 20000), (2, 200)):
         flow = make(kind, dim, strength=0.15)  # so smooth that the rule is exact enough
@@ -544,8 +570,13 @@ def test_density_integrates_to_one_on_the_box(kind):
             weights = 12 * weights * (1 - points**2)
         grid = torch.cartesian_prod(*[points] * dim).view(-1, 1, dim)
         weights = torch.cartesian_prod(*[weights] * dim).view(-1, 1, dim).prod(-1)
+        context = doubles(3, 4)
+        if kind[0] == "window":
+            middle, width = window_of(flow, context, dim)
+            grid = wrap(middle + width * grid)
+            weights = weights * width.prod(-1)
         with torch.no_grad():
-            density = flow(doubles(3, 4)).log_prob(grid.expand(-1, 3, -1)).exp()
+            density = flow(context).log_prob(grid.expand(-1, 3, -1)).exp()
         assert torch.allclose((density * weights).sum(0), torch.ones(3).double(), atol=2e-3)
 
 
@@ -684,7 +715,8 @@ def test_extreme_contexts_stay_finite_in_single_precision(kind):
     (weights * log_prob).sum().backward()
     assert T.isfinite().all() and log_prob.isfinite().all() and context.grad.isfinite().all()
     edge = torch.ones(6, 50, 3)
-    assert q.log_prob(edge).isfinite().all() and q.log_prob(-edge).isfinite().all()
+    for points in [T] if kind[0] == "window" else [T, edge, -edge]:
+        assert q.log_prob(points).isfinite().all()
 
 
 @every_kind
@@ -756,6 +788,18 @@ def test_location_and_scale_of_the_base_are_where_a_new_flow_starts(periodic):
     assert torch.allclose(off.mean((0, 1)), torch.zeros(2), atol=0.05)
 
 
+@pytest.mark.parametrize("periodic", [None, [False, True]])
+def test_a_box_flow_starts_as_the_plain_box(periodic):
+    """Its width is half_width; its centre is loc, or (1 − width) of it where nothing wraps."""
+    flow = box_flow(2, 4, half_width=[0.1, 0.3], loc=[0.5, -0.9], periodic=periodic)
+    T, log_prob, _ = flow(torch.randn(3, 4)).draw(4000)
+    centre = torch.tensor([0.45, -0.9 if periodic else -0.63])
+    off = wrap(T - centre)
+    assert torch.allclose(off.amax((0, 1)), torch.tensor([0.1, 0.3]), atol=0.04)
+    assert torch.allclose(off.amin((0, 1)), -torch.tensor([0.1, 0.3]), atol=0.04)
+    assert torch.allclose(log_prob, -torch.tensor(0.2 * 0.6).log(), atol=0.3)
+
+
 def test_a_mixture_starts_spread_evenly_over_the_circle():
     for K in (3, 8):
         q = mixture_flow(1, 4, components=K, periodic=[True], scale=0.05)(torch.randn(3, 4))
@@ -798,6 +842,7 @@ def test_bad_input_is_a_one_line_error():
         (lambda: spline_flow(2, 4, scale=0.0), "scale: expected positive numbers"),
         (lambda: spline_flow(2, 4, scale=1.5, periodic=[True, False]), "below 1 where periodic"),
         (lambda: spline_flow(2, 4, loc=1.0), "loc: expected numbers inside the box"),
+        (lambda: box_flow(2, 4, layers=-1), "dim and layers of 1 or more"),
         (lambda: ConditionalFlow(GaussianBase(2, 4), [layer]), "expected them to end in the box"),
         (
             lambda: ConditionalFlow(UniformBase(2, 4), [layer, to_box]),
@@ -883,3 +928,22 @@ def test_a_window_that_is_no_box_is_a_one_line_error():
     for wrong in ({"half_width": 1.0}, {"half_width": 0.0}, {"loc": 1.0}):
         with pytest.raises(ValueError, match="expected numbers"):
             box_flow(2, 4, **wrong)
+
+
+def test_a_window_goes_on_across_the_seam():
+    """±1 are one point, whose density is not 0 where the window reaches it."""
+    flow = make(("window", "uniform", False, True), 2)
+    context = doubles(3, 4)
+    middle, width = window_of(flow, context, 2)
+    ends = [torch.stack([middle[:, 0], torch.full((3,), s).double()], -1) for s in (-1, 1)]
+    below, above = (flow(context).log_prob(T) for T in ends)
+    reached = wrap(1 - middle[:, 1]).abs() < width[:, 1]
+    assert torch.allclose(below, above) and reached.any()
+    assert torch.equal(below.isfinite(), reached)
+
+
+def test_a_window_far_round_the_circle_scores_what_it_draws():
+    """In float32 a centre of many turns would leave T less exact than the window's edge."""
+    flow = box_flow(1, 4, half_width=0.01, periodic=[True])
+    q = flow(1e6 * torch.randn(50, 4))
+    assert q.log_prob(q.draw(100).T).isfinite().all()

@@ -113,10 +113,12 @@ def test_an_unknown_guide_and_a_box_too_wide_are_one_line_errors():
         GUIDES["flows"]
     with pytest.raises(ValueError, match="half_width: expected numbers above 0 and up to 1, got"):
         GUIDES["fixed"](FAMILIES["rotation"], 1, half_width=2)
-    for name in ("augerino", "instaaug"):
-        with pytest.raises(
-            ValueError, match="half_width: expected numbers above 0 and up to 0.999"
-        ):
+    for name, bounds in (
+        ("augerino", "above 0 and up to 0.999"),
+        ("instaaug", "above 0 and up to 0.999"),
+        ("box_flow", "above 0.001 and below 1"),
+    ):
+        with pytest.raises(ValueError, match=f"half_width: expected numbers {bounds}"):
             GUIDES[name](FAMILIES["rotation"], 1, half_width=1.0)
     with pytest.raises(ValueError, match="expected the family crop, got one of rotation"):
         GUIDES["instaaug_crops"](FAMILIES["rotation"], 1)
@@ -141,14 +143,9 @@ def test_global_guides_do_not_look_and_the_others_do(images):
 
 def test_guides_start_around_the_identity_of_their_family(images):
     """So that a crop's guide starts with large crops, not with any."""
-    for name in ("none", "fixed", "augerino", "instaaug", "gaussian", "flow"):
-        options = (
-            {}
-            if name == "none"
-            else {"half_width": 0.2}
-            if name in ("fixed", "augerino", "instaaug")
-            else {}
-        )
+    boxes = ("fixed", "augerino", "instaaug", "box_flow")
+    for name in ("none", *boxes, "gaussian", "flow"):
+        options = {"half_width": 0.2} if name in boxes else {}
         T = GUIDES[name](FAMILIES["crop"], 1, **options)(images).sample((500,))
         assert T[..., 2:].mean() > 0.6 and T[..., :2].mean().abs() < 0.1, name
 
@@ -186,17 +183,21 @@ def test_the_published_flow_can_be_built():
     assert T.shape == (4, 2, 6) and log_prob.isfinite().all()
 
 
-def test_one_flow_for_all_has_no_encoder_and_the_same_q_for_every_image(images):
-    family = FAMILIES["rotation_translation"]
-    T = 0.1 * torch.rand(50, 1, 3)
+@pytest.mark.parametrize("name", ["flow", "box_flow", "coupling_flow", "mixture_flow"])
+def test_one_flow_for_all_has_no_encoder_and_the_same_q_for_every_image(name, images):
+    """The same for all images, and else not; gradients reach all that is left."""
     for for_all in (True, False):
-        guide = GUIDES["box_flow"](family, 1, for_all=for_all)
+        q = GUIDES[name](FAMILIES["rotation_translation"], 1, for_all=for_all)
         with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-            log_prob = guide(images).log_prob(T.expand(-1, len(images), -1))
-        assert (guide.encoder is None) == for_all
-        assert torch.equal(log_prob[:, :1].expand_as(log_prob), log_prob) == for_all
+            for parameter in q.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        T, log_prob, weights = draw(q(images), 4)
+        (weights * (log_prob + T.sum(-1))).sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in q.parameters())
+        assert (q.encoder is None) == for_all
+        with torch.no_grad():  # the first image's samples, to all
+            log_prob = q(images).log_prob(T[:, :1].expand(-1, 8, -1))
+        assert (log_prob == log_prob[:, :1]).all() == for_all
 
 
 def test_a_new_box_flow_is_augerinos_box(images):
@@ -207,3 +208,16 @@ def test_a_new_box_flow_is_augerinos_box(images):
     with torch.no_grad():
         assert torch.allclose(flow.log_prob(0.5 * T), box.log_prob(0.5 * T), atol=0.1)
         assert (flow.log_prob(T).isfinite() == box.log_prob(T).isfinite()).double().mean() > 0.98
+
+
+def test_a_box_flow_without_layers_is_instaaug_with_the_same_weights(images):
+    family = FAMILIES["rotation_translation"]
+    T = 2 * torch.rand(200, 8, family.dim) - 1
+    box = GUIDES["box_flow"](family, 1, layers=0)
+    instaaug = GUIDES["instaaug"](family, 1)
+    torch.nn.init.normal_(instaaug.head.weight, 0, 0.3)
+    box.encoder.load_state_dict(instaaug.encoder.state_dict())
+    box.flow.layers[-1].linear.load_state_dict(instaaug.head.state_dict())
+    log_prob = box(images).log_prob(T)
+    assert torch.allclose(log_prob, instaaug(images).log_prob(T), atol=1e-5)
+    assert 0 < log_prob.isfinite().double().mean() < 1

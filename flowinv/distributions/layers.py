@@ -301,5 +301,5 @@ class Window(Layer):
         width = self.LEAST + (1 - self.LEAST) * logit.sigmoid()
         centre = (1 - width) * place.tanh()
         if self.periodic is not None:
-            centre = torch.where(self.periodic, place, centre)
+            centre = torch.where(self.periodic, wrap(place), centre)
         return centre, width
