@@ -215,7 +215,8 @@ def test_a_box_flow_without_layers_is_instaaug_with_the_same_weights(images):
     T = 2 * torch.rand(200, 8, family.dim) - 1
     box = GUIDES["box_flow"](family, 1, layers=0)
     instaaug = GUIDES["instaaug"](family, 1)
-    torch.nn.init.normal_(instaaug.head.weight, 0, 0.3)
+    for parameter in instaaug.head.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.5)
     box.encoder.load_state_dict(instaaug.encoder.state_dict())
     box.flow.layers[-1].linear.load_state_dict(instaaug.head.state_dict())
     log_prob = box(images).log_prob(T)
