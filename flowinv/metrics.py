@@ -73,11 +73,7 @@ def invariance_width(
     if coefficient not in names:
         raise ValueError(f"coefficient: expected one of {', '.join(names)}, got {coefficient!r}")
     d = names.index(coefficient)
-    widths = []
-    for part in images.to(model.device).split(500):
-        values = model.q(part).sample((samples,))[..., d]
-        widths.append(half_width(values, model.family.angles[d]))
-    return torch.cat(widths)
+    return half_width(_samples(model, images, samples)[..., d], model.family.angles[d])
 
 
 def _distance(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:

@@ -843,6 +843,7 @@ def test_bad_input_is_a_one_line_error():
         (lambda: spline_flow(2, 4, scale=1.5, periodic=[True, False]), "below 1 where periodic"),
         (lambda: spline_flow(2, 4, loc=1.0), "loc: expected numbers inside the box"),
         (lambda: box_flow(2, 4, layers=-1), "dim and layers of 1 or more"),
+        (lambda: box_flow(0, 4, layers=0), "dim and layers of 1 or more"),
         (lambda: ConditionalFlow(GaussianBase(2, 4), [layer]), "expected them to end in the box"),
         (
             lambda: ConditionalFlow(UniformBase(2, 4), [layer, to_box]),
@@ -868,21 +869,6 @@ def of_window(dim, wraps, layers=1):
 
 
 every_window = pytest.mark.parametrize(("dim", "wraps"), [(1, False), (1, True), (2, False)])
-
-
-@every_window
-def test_a_window_undoes_itself_and_its_log_det_is_the_jacobians(dim, wraps):
-    window = of_window(dim, wraps).layers[-1]
-    context = doubles(5, 4)
-    x = in_box(5, dim)
-    y, log_det = window(x, context)
-    back, log_det_back = window.inverse(y, context)
-    assert torch.allclose(back, x, atol=1e-9) and torch.allclose(log_det, -log_det_back)
-    for i in range(5):
-        jacobian = torch.autograd.functional.jacobian(
-            lambda x, i=i: window(x, context[i]).value, x[i]
-        )
-        assert torch.allclose(log_det[i], jacobian.det().abs().log())
 
 
 @every_window
@@ -913,15 +899,6 @@ def test_without_layers_a_box_flow_is_a_box_for_each_context():
     assert torch.equal(flow(context).log_prob(T).isfinite(), box.log_prob(T).isfinite())
     inside = flow(context).draw(50).T
     assert torch.allclose(flow(context).log_prob(inside), box.log_prob(inside))
-
-
-def test_gradients_reach_all_of_a_box_flow_and_extreme_contexts_stay_finite():
-    flow = of_window(2, wraps=False)
-    T, log_prob, _ = flow(doubles(5, 4)).draw(10)
-    (log_prob.sum() + T.sum()).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in flow.parameters())
-    T, log_prob, _ = flow.float()(1e3 * torch.randn(50, 4)).draw(10)
-    assert T.isfinite().all() and log_prob.isfinite().all() and (T.abs() <= 1).all()
 
 
 def test_a_window_that_is_no_box_is_a_one_line_error():

@@ -194,8 +194,7 @@ def box_flow(
         >>> bool(q.draw(100).T.abs().max() < 0.2), q.log_prob(torch.ones(5, 2)).exp()
         (True, tensor([0., 0., 0., 0., 0.], grad_fn=<ExpBackward0>))
     """
-    if layers:
-        _check_layers(dim, layers)
+    _check_layers(dim, layers or 1)  # none is a plain box
     order = list(range(dim))
     splines = [
         ConditionalLayer(Spline(bins), _turned(order, i), context_dim, hidden)
