@@ -115,6 +115,49 @@ def test_a_frozen_classifiers_batch_norm_stays_too(data):
     assert steps_seen(epochs=3, freeze=True) == burnt_in < steps_seen(epochs=2)
 
 
+def test_held_out_images_teach_q_alone_and_the_others_the_classifier(data):
+    """Other labels for some images change what those images teach, and nothing else, in a step."""
+    settings = replace(SETTINGS, held_out=0.25, burn_in=0, clip=1e6)
+    images, labels = (tensor[:32] for tensor in data)
+    held_out = torch.zeros(32, dtype=torch.bool)
+    held_out[:8] = True
+
+    def after(labels, alpha=0.1):
+        model = build()
+        optimizers = training.make_optimizers(model, settings, fused=False)
+        step(model, optimizers, images, labels, settings, alpha, held_out=held_out)
+        return model
+
+    now = after(labels)
+    theirs = after(torch.where(held_out, 1 - labels, labels))
+    assert same(theirs.classifier, now.classifier) and not same(theirs.q, now.q)
+    ours = after(torch.where(held_out, labels, 1 - labels))
+    assert same(ours.q, now.q) and not same(ours.classifier, now.classifier)
+    assert same(after(labels, alpha=None).q, build().q)
+
+
+def test_a_quarter_held_out_is_the_same_quarter_in_every_epoch(data):
+    images = data[0]
+    chosen = training._held_out(images, replace(SETTINGS, held_out=0.25))
+    assert chosen.sum() == 12 and not chosen[:12].all()
+    assert torch.equal(chosen, training._held_out(images, replace(SETTINGS, held_out=0.25)))
+    assert training._held_out(images, SETTINGS) is None
+
+
+def test_when_q_settles_it_stays_and_the_classifier_goes_on(data):
+    seen = []
+
+    def remember(model):
+        seen.append(copy.deepcopy(model))
+        return {}
+
+    settings = replace(SETTINGS, epochs=4, burn_in=1, settle=2, held_out=0.5)
+    model, _ = train(data, settings, each_epoch=remember)
+    assert same(seen[1].q, seen[3].q) and not same(seen[0].q, seen[1].q)
+    assert not same(seen[1].classifier, seen[3].classifier)
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_alpha_may_be_a_whole_number(data):
     _, history = train(data, replace(SETTINGS, epochs=2, alpha=1))
     assert history[1]["alpha"] == 1

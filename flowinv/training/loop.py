@@ -114,10 +114,10 @@ def fit(
     labels = labels.to(device)
     with torch.no_grad():
         check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
-    if settings.burn_in >= settings.epochs and list(model.q.parameters()):
+    if settings.burn_in + settings.settle >= settings.epochs and list(model.q.parameters()):
         warnings.warn(
-            f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in;"
-            " raise epochs or lower burn_in",
+            f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in or settling;"
+            " raise epochs, or lower burn_in or settle",
             TrainingWarning,
             stacklevel=2,
         )
@@ -133,7 +133,7 @@ def fit(
     first = not _several(accelerator) or accelerator.is_main_process
     with (
         generators_given_back(device),
-        _freezing(model.classifier),
+        _as_it_was(model),
         _channels_last(model) if known else nullcontext(),
         compiled(model, device) if compile else nullcontext(),
     ):
@@ -162,11 +162,15 @@ def _epochs(
     price = settings.price
     steps = math.ceil(len(images) / settings.batch_size)
     rates = _rates(run, steps)
-    learning = _learning(model.classifier)
+    learning = {module: _learning(module) for module in (model.classifier, model.q)}
+    held_out = _held_out(images, settings)
     for epoch in range(len(run.history), settings.epochs):
         begin = time.perf_counter()
         burning_in = epoch < settings.burn_in
-        _set_mode(model, learning, frozen=settings.freeze and not burning_in)
+        settling = epoch >= settings.epochs - settings.settle
+        model.train()
+        _freeze(model.q, learning[model.q], settling)
+        _freeze(model.classifier, learning[model.classifier], settings.freeze and not burning_in)
         means = _Means()
         for number, batch in enumerate(_batches(images, settings, epoch)):
             alpha = None
@@ -181,6 +185,7 @@ def _epochs(
                 alpha,
                 (epoch, number),
                 accelerator,
+                None if held_out is None or settling else held_out[batch],
             )
             for rate in rates:
                 rate.step()
@@ -210,6 +215,7 @@ def step(
     alpha: float | Tensor | None,
     number: tuple[int, int] = (0, 0),
     accelerator=None,
+    held_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of gradient descent: the loss and entropy before it, and the gradient's norm.
 
@@ -225,6 +231,8 @@ def step(
         alpha: price of entropy; None: the classifier alone learns, from images as they are.
         number: the epoch and the step, which say with the seed what is drawn.
         accelerator: as ``fit`` has it.
+        held_out: (B,), which images teach q alone, while the others teach the classifier alone;
+            None: each teaches both.
     """
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -232,12 +240,14 @@ def step(
     samples = 1 if alpha is None else settings.samples
     for part in _parts(len(images), settings, samples, accelerator):
         _seed_generators(_seed(settings.seed, *number, part.start), images.device)
-        part_loss, part_entropy = _loss(model, images[part], labels[part], settings, alpha)
-        share = len(images[part]) / len(images)
-        if part_loss.requires_grad:  # else the classifier is frozen and q has no parameters
-            (share * part_loss).backward()
-        loss = loss + share * part_loss.detach()
-        entropy = entropy + share * part_entropy.detach()
+        for some, taught, weight in _lessons(model, part, held_out, len(images), alpha):
+            with _alone(taught, model):
+                part_loss, part_entropy = _loss(model, images[some], labels[some], settings, alpha)
+            if part_loss.requires_grad:  # else the classifier is frozen and q has no parameters
+                (weight * part_loss).backward()
+            share = len(images[some]) / len(images)
+            loss = loss + share * part_loss.detach()
+            entropy = entropy + share * part_entropy.detach()
     if _several(accelerator):
         learner = model.classifier if alpha is None else model
         loss, entropy = _add_up(_learning(learner), loss, entropy, accelerator)
@@ -374,23 +384,62 @@ def _learning(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _set_mode(model: InvariantClassifier, learning: list[nn.Parameter], frozen: bool) -> None:
-    """Training, in which a frozen classifier's batch normalisation does not move, either."""
-    model.train()
-    model.classifier.train(not frozen)
+def _freeze(module: nn.Module, learning: list[nn.Parameter], frozen: bool) -> None:
+    """Training, or not at all: a frozen classifier's batch normalisation does not move, either."""
+    module.train(not frozen)
     for parameter in learning:
         parameter.requires_grad_(not frozen)
 
 
 @contextmanager
-def _freezing(classifier: nn.Module) -> Iterator[None]:
-    """The classifier may be frozen in here; it learns again at the end."""
-    learning = _learning(classifier)
+def _as_it_was(*modules: nn.Module) -> Iterator[None]:
+    """In here they may be frozen; at the end what was learning learns again."""
+    learning = [parameter for module in modules for parameter in _learning(module)]
     try:
         yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def _held_out(images: Tensor, settings: Settings) -> Tensor | None:
+    """Which images teach q(T | I) alone: (N,), the same in every epoch; None: no image does."""
+    if not settings.held_out:
+        return None
+    # The first ones in the order of an epoch that does not come.
+    order = torch.cat(list(_batches(images, settings, settings.epochs)))
+    chosen = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    chosen[order[: round(settings.held_out * len(images))]] = True
+    return chosen
+
+
+def _lessons(
+    model: InvariantClassifier,
+    part: slice,
+    held_out: Tensor | None,
+    B: int,
+    alpha: float | Tensor | None,
+) -> Iterator[tuple[slice | Tensor, nn.Module, float]]:
+    """Which images of a part teach which module, and the weight of their mean in the loss."""
+    if held_out is None:
+        yield part, model, len(range(B)[part]) / B
+        return
+    places = torch.arange(B, device=held_out.device)[part]
+    for module, which in ((model.classifier, ~held_out), (model.q, held_out)):
+        some = places[which[part]]
+        if len(some) and not (module is model.q and alpha is None):
+            # Each learns from the mean over its own images, whatever their share of the batch.
+            yield some, module, len(some) / int(which.sum())
+
+
+@contextmanager
+def _alone(taught: nn.Module, model: InvariantClassifier) -> Iterator[None]:
+    """What is computed in here has gradients for the module's own parameters alone."""
+    others = [module for module in (model.classifier, model.q) if taught not in (module, model)]
+    with _as_it_was(*others):
+        for module in others:
+            module.requires_grad_(False)
+        yield
 
 
 @contextmanager

@@ -158,6 +158,10 @@ class Settings:
         guide_lr: learning rate of q(T | I).
         burn_in: epochs in which the classifier alone learns, from images as they are.
         freeze: whether the classifier then stays as it is.
+        held_out: share of the images that teach q(T | I) alone; the others then teach the
+            classifier alone. On images that it has learned by heart a classifier is sure of
+            everything, and q learns what is safe for those.
+        settle: the last epochs, in which q stays as it is and the classifier learns from all.
         smoothing: share of each label that is spread over all classes.
         clip: the largest norm of a step's gradient.
         seed: of everything random in training, 0 or more. What a step draws follows from it, the
@@ -181,6 +185,8 @@ class Settings:
     guide_lr: float = 3e-3
     burn_in: int = 2
     freeze: bool = False
+    held_out: float = 0.0
+    settle: int = 0
     smoothing: float = 0.0
     clip: float = 1.0
     seed: int = 0
@@ -197,12 +203,13 @@ class Settings:
         for name in ("lr", "guide_lr"):
             if math.isinf(getattr(self, name)):
                 raise ValueError(f"{name}: expected a finite number, got inf")
-        for name in ("alpha", "burn_in", "seed", "weight_decay"):
+        for name in ("alpha", "burn_in", "settle", "seed", "weight_decay"):
             value = getattr(self, name)
             if not isinstance(value, Schedule | EntropyControl) and not value >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing: expected a share in [0, 1), got {self.smoothing}")
+        for name in ("smoothing", "held_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer: expected adam or sgd, got {self.optimizer!r}")
 
