@@ -240,6 +240,7 @@ class FlowGuide(Guide):
         embedding: size of the embedding.
         for_all: whether the context is a constant instead: one q for all images. The control that
             separates what q gains from its shape from what it gains from looking at the image.
+        encoder: of images to (B, embedding); None: a ``ConvNet``.
         options: of the factory.
 
     Source: Singhal et al. 2023.
@@ -252,11 +253,12 @@ class FlowGuide(Guide):
         make: Callable[..., ConditionalFlow],
         embedding: int = 32,
         for_all: bool = False,
+        encoder: nn.Module | None = None,
         **options,
     ):
         super().__init__(family, in_channels)
         self.context_dim = embedding
-        self.encoder = None if for_all else ConvNet(in_channels, embedding)
+        self.encoder = None if for_all else encoder or ConvNet(in_channels, embedding)
         if options.get("base", GaussianBase) is not UniformBase:  # which starts nowhere
             options.setdefault("loc", (0.8 * family.identity).tolist())
         self.flow = make(family.dim, embedding, **options)

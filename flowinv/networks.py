@@ -49,6 +49,54 @@ class ConvNet(Network):
         return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
 
 
+class Features(nn.Module):
+    """What another network's layer sees, and a linear map: (B, C, H, W) → (B, out_features).
+
+    For an encoder that looks through the classifier's eyes. The other network is looked at and
+    not taught: its parameters are not this module's, and no gradient reaches them from here.
+
+    Args:
+        network: of images.
+        layer: its name in the network. Maps of features are averaged to 2×2 places.
+        images: some, (B, C, H, W), by which the size of the features is found.
+        out_features: numbers that come out.
+
+    Raises:
+        ValueError: the network has no such layer.
+
+    Example:
+        >>> network = ConvNet(1, 10)
+        >>> images = torch.rand(8, 1, 28, 28)
+        >>> Features(network, "convolutions.2", images, out_features=32)(images).shape
+        torch.Size([8, 32])
+    """
+
+    def __init__(self, network: nn.Module, layer: str, images: Tensor, out_features: int):
+        super().__init__()
+        layers = dict(network.named_modules())
+        if layer not in layers:
+            there = ", ".join(filter(None, layers))
+            raise ValueError(f"features: expected a layer's name, got {layer!r}; there are {there}")
+        self._looked_at = (network, layers[layer])  # in a tuple: no parameters of this module's
+        self.head = nn.Linear(self.features(images).shape[-1], out_features)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the layer sees, (B, size)."""
+        network, layer = self._looked_at
+        seen: list[Tensor] = []
+        hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            with torch.no_grad():
+                network(images)
+        finally:
+            hook.remove()
+        (features,) = seen
+        return (F.adaptive_avg_pool2d(features, 2) if features.dim() == 4 else features).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
 class CropNet(Network):
     """Logits for crops: images (B, C, H, W) → (B, Σ n²), one for each of n×n places of each size.
 

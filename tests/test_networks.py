@@ -1,5 +1,7 @@
 """Laws of the networks."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from flowinv.networks import (
     ConvNet,
     ConvNet13,
     CropNet,
+    Features,
     FixupResNet,
     LeNet,
     Network,
@@ -127,3 +130,21 @@ def test_a_shortcut_is_a_strided_convolution():
     shortcut = F.conv2d(h, block.shortcut.weight, stride=2)
     rest = block.second(F.relu(block.norm2(block.first(h))))
     assert torch.allclose(block(x), shortcut + rest, atol=1e-6)
+
+
+def test_an_encoder_may_look_through_the_classifiers_eyes_and_not_teach_it(images):
+    """What it sees is what the layer gives; gradients stop there; copies look at their own copy."""
+    classifier = LeNet(1, 5)
+    encoder = Features(classifier, "layers.8", images[:1], out_features=3)
+    seen = classifier.layers[:9](networks._normalise(images))
+    torch.testing.assert_close(encoder(images), encoder.head(seen))
+    assert {name for name, _ in encoder.named_parameters()} == {"head.weight", "head.bias"}
+    encoder(images).sum().backward()
+    assert encoder.head.weight.grad.any() and classifier.layers[0].weight.grad is None
+    both = copy.deepcopy(nn.ModuleList([classifier, encoder]))
+    with torch.no_grad():
+        both[0].layers[0].weight.zero_()
+    assert not torch.allclose(both[1](images), encoder(images))
+    torch.testing.assert_close(encoder(images), encoder.head(seen))
+    with pytest.raises(ValueError, match="expected a layer's name, got 'layer'; there are layers,"):
+        Features(classifier, "layer", images[:1], out_features=3)
