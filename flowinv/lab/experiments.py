@@ -19,7 +19,7 @@ from ..data import Dataset, Split, cache_file, load, load_folder, mario_iggy, ma
 from ..distributions import MixtureBase, UniformBase, wrap
 from ..guides import GUIDES, Numbers
 from ..model import InvariantClassifier
-from ..networks import ConvNet, ConvNet13, FixupResNet, LeNet, PreActResNet18
+from ..networks import ConvNet, ConvNet13, Features, FixupResNet, LeNet, PreActResNet18
 from ..training import Cosine, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
@@ -31,7 +31,8 @@ class Row(NamedTuple):
 
     Args:
         guide: by name.
-        options: of the guide.
+        options: of the guide; with ``features``, a layer's name, its encoder is the classifier
+            up to there.
         changes: settings that differ from the profile's.
         family: by name, where it differs from the experiment's.
     """
@@ -100,6 +101,11 @@ class Experiment:
         channels = data.train.images.shape[1]
         with seeded(seed):
             classifier = self.classifier(channels, len(data.classes), profile)
+            options = dict(options)
+            if "features" in options:
+                one = data.train.images[:1]
+                layer = options.pop("features")
+                options["encoder"] = Features(classifier, layer, one, out_features=32)
             q = GUIDES[guide](family, channels, **options)
         return InvariantClassifier(classifier, q, family, self.original)
 
@@ -525,6 +531,52 @@ def _classifies(
     )
 
 
+def _what_looks(
+    about: str,
+    data: Callable[[str], Dataset],
+    classifier: Callable[[int, int, str], nn.Module],
+    box: Numbers,
+    layer: str,
+    reduced: Settings,
+) -> Experiment:
+    """What makes q look at the image: the box flow, with one choice changed at a time.
+
+    The layer is the classifier's, whose features an encoder may read.
+    """
+    narrow = {"half_width": 0.2}
+    half = {"held_out": 0.5}
+    settling = {"settle": reduced.epochs // 2}
+    return _classifies(
+        about,
+        data,
+        classifier,
+        {"ci": Settings(epochs=2, burn_in=1), "reduced": reduced},
+        box,
+        rows={
+            "box flow": Row("box_flow", narrow),
+            "one for all": Row("box_flow", {**narrow, "for_all": True}),
+            "a box": Row("instaaug", narrow),
+            "splines": Row("flow", {"scale": 0.1}),
+            "couplings": Row("coupling_flow", {"scale": 0.1}),
+            "wide start": Row("box_flow", {"half_width": 0.5}),
+            "classifier's features": Row("box_flow", {**narrow, "features": layer}),
+            "α 0.03": Row("box_flow", narrow, {"alpha": 0.03}),
+            "α 0.1, 4 samples": Row("box_flow", narrow, {"alpha": 0.1, "samples": 4}),
+            "q's rate × 3": Row("box_flow", narrow, {"guide_lr": 3 * reduced.guide_lr}),
+            "q's rate ÷ 3": Row("box_flow", narrow, {"guide_lr": reduced.guide_lr / 3}),
+            "smoothed labels": Row("box_flow", narrow, {"smoothing": 0.1}),
+            "classifier first": Row(
+                "box_flow", narrow, {"burn_in": reduced.epochs // 2, "freeze": True}
+            ),
+            "q first, then fixed": Row("box_flow", narrow, settling),
+            "q on held-out half": Row("box_flow", narrow, half),
+            "q on held-out half, then fixed": Row("box_flow", narrow, half | settling),
+        },
+        controls=(),
+        alphas=(),
+    )
+
+
 NONE = Row("none", changes={"samples": 1})
 ONE_RANGE = {
     "none": NONE,
@@ -746,6 +798,22 @@ EXPERIMENTS = Registry(
                 ),
             },
             quick=20,
+        ),
+        "fmnist-design": _what_looks(
+            "Fashion-MNIST in half the epochs: what makes q look at the image",
+            _fashion,
+            _lenet,
+            CLOTHES_BOX,
+            layer="layers.5",
+            reduced=replace(LENET_REDUCED, epochs=20),
+        ),
+        "cifar10-design": _what_looks(
+            "CIFAR-10 in half the epochs: what makes q look at the image",
+            _cifar10,
+            _resnet,
+            PHOTOS_BOX,
+            layer="blocks.1",
+            reduced=replace(RESNET_REDUCED, epochs=12),
         ),
         "mnist": _classifies(
             "MNIST, LeNet",

@@ -112,11 +112,15 @@ class Job:
         """Whether a stored entry is this job's, with the settings and options of now."""
         if (entry["row"], entry["seed"]) != (self.row, self.seed):
             return False
-        now = {"settings": asdict(self.settings), **self.experiment.model_of(self.row)}
-        then = {key: entry[key] for key in now}
-        # A setting that did not exist then had its default.
-        then["settings"] = asdict(Settings()) | then["settings"]
-        return json.dumps(then) == json.dumps(now)
+        model = self.experiment.model_of(self.row)
+        then = {key: entry[key] for key in model}
+        return json.dumps(then) == json.dumps(model) and self.has(entry["settings"])
+
+    def has(self, settings: dict) -> bool:
+        """Whether stored settings are those of now."""
+        # One that did not exist then had its default.
+        then = json.dumps(asdict(Settings()) | settings)
+        return then == json.dumps(asdict(self.settings))
 
 
 def jobs(
@@ -355,7 +359,7 @@ def _load(job: Job, folder: Path | None, data: Dataset) -> InvariantClassifier:
         )
     model = job.experiment.build(job.row, job.profile, data, job.seed).to(pick_device())
     about = load_weights(path, model)
-    if about["settings"] != json.loads(json.dumps(asdict(job.settings))):
+    if not job.has(about["settings"]):
         raise RunError(
             f"{path} was trained with settings that the profile no longer has: train it again"
         )
