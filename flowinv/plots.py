@@ -143,6 +143,139 @@ def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
     return figure
 
 
+def row(images: Tensor, titles: list[str]) -> Figure:
+    """Images in a row.
+
+    Args:
+        images: (B, C, H, W).
+        titles: B, above the images.
+    """
+    figure, axes = plt.subplots(1, len(images), figsize=(1.6 * len(images), 1.9), squeeze=False)
+    for ax, image, title in zip(axes[0], images, titles):
+        _picture(ax, image)
+        ax.set_title(title, fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def curves(x: Tensor, lines: dict[str, Tensor], xlabel: str, ylabel: str) -> Figure:
+    """Lines over one x.
+
+    Args:
+        x: (N,).
+        lines: {label: (N,)}.
+        xlabel, ylabel: what the axes are, with their units.
+    """
+    return panels(x, {"": lines}, xlabel, ylabel)
+
+
+def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: str) -> Figure:
+    """Lines over one x, in panels side by side. A label has one colour and style in all of them.
+
+    Args:
+        x: (N,).
+        lines: {title: {label: (N,)}}.
+        xlabel, ylabel: what the axes are, with their units.
+    """
+    size = (2.9 * len(lines) + 2.6 * (len(lines) == 1), 2.8)
+    figure, axes = plt.subplots(1, len(lines), figsize=size, sharey=True, squeeze=False)
+    labels = list(dict.fromkeys(chain.from_iterable(lines.values())))
+    for ax, (title, drawn) in zip(axes[0], lines.items()):
+        for label, y in drawn.items():
+            n = labels.index(label)
+            ax.plot(x, y, linestyle=LINES[n], color=PALETTE[n], linewidth=2, label=label)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(xlabel)
+        if len(labels) > 1:
+            ax.legend(fontsize=8)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.tight_layout()
+    return figure
+
+
+def pictured(
+    x: Tensor, y: Tensor, images: Tensor, at: list[float], xlabel: str, ylabel: str
+) -> Figure:
+    """A line, and pictures above it where they belong.
+
+    Args:
+        x, y: (N,).
+        images: (B, C, H, W).
+        at: B places on the x axis.
+        xlabel, ylabel: what the axes are, with their units.
+    """
+    figure, ax = plt.subplots(figsize=(6.5, 3.2))
+    ax.plot(x, y, color=PALETTE[0], linewidth=2)
+    ax.set_xlim(float(x.min()), float(x.max()))
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    low, high = ax.get_xlim()
+    for image, place in zip(images, at):
+        box = ax.inset_axes(((place - low) / (high - low) - 0.05, 1.03, 0.1, 0.22))
+        _picture(box, image)
+    figure.tight_layout()
+    return figure
+
+
+def fans(image: Tensor, degrees: Tensor, densities: dict[str, Tensor], title: str) -> Figure:
+    """An image, and beside it densities of its rotation, the first one filled.
+
+    Areas are proportional to probability. 0° is up, and positive angles turn counter-clockwise.
+
+    Args:
+        image: (C, H, W).
+        degrees: (N,).
+        densities: {label: (N,)}, over the full circle in any unit.
+        title: of the figure.
+    """
+    figure = plt.figure(figsize=(5.6, 3.2))
+    grid = figure.add_gridspec(1, 2, width_ratios=(2, 3))
+    _picture(figure.add_subplot(grid[0]), image)
+    polar = figure.add_subplot(grid[1], projection="polar", theta_offset=np.pi / 2)
+    angles = degrees.deg2rad()
+    for n, (label, density) in enumerate(densities.items()):
+        shares = density / density.mean()  # 1 where all rotations are as probable
+        if n == 0:
+            polar.fill(angles, shares.sqrt(), color="lightgrey", label=label)
+        else:
+            (line,) = polar.plot(angles, shares.sqrt(), label=label)
+            line.set(color=PALETTE[n], linestyle=LINES[n], linewidth=2)
+    polar.set_ylim(0, 2)
+    polar.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"], fontsize=8)
+    polar.set_yticks([])
+    figure.legend(fontsize=8, loc="lower left", frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def graph(
+    places: dict[str, tuple[float, float]], edges: list[tuple[str, str]], observed: str, sure: str
+) -> Figure:
+    """A graphical model: circles are random, squares follow from what they depend on.
+
+    Args:
+        places: {variable: (x, y)}.
+        edges: pairs (from, to).
+        observed: the variables that are, in grey.
+        sure: the variables that follow.
+    """
+    figure, ax = plt.subplots(figsize=(4.4, 2.4))
+    arrow = {"arrowstyle": "->", "shrinkA": 16, "shrinkB": 16}
+    for start, end in edges:
+        ax.annotate("", places[end], places[start], arrowprops=arrow)
+    for name, place in places.items():
+        box = {
+            "boxstyle": "square,pad=0.4" if name in sure else "circle,pad=0.4",
+            "facecolor": "lightgrey" if name in observed else "white",
+        }
+        ax.text(*place, name, ha="center", va="center", fontsize=14, bbox=box)
+    x, y = zip(*places.values())
+    ax.set(xlim=(min(x) - 0.4, max(x) + 0.4), ylim=(min(y) - 0.4, max(y) + 0.4))
+    ax.set_axis_off()
+    return figure
+
+
 def _picture(ax: Axes, image: Tensor) -> None:
     """The image (C, H, W), without axes."""
     pixels = image.detach().cpu().permute(1, 2, 0).numpy()

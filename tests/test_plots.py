@@ -62,6 +62,57 @@ def test_bars_are_as_high_as_their_numbers():
     assert {text.get_text() for text in ax.texts} == {"97.0", "98.0", "96.0", "65.0"}
 
 
+def test_images_in_a_row_are_those_given():
+    images = torch.rand(3, 1, 8, 8)
+    axes = plots.row(images, ["a", "b", "c"]).axes
+    assert torch.equal(torch.stack([shown(ax) for ax in axes]), images[:, 0])
+    assert [ax.get_title() for ax in axes] == ["a", "b", "c"]
+
+
+def test_a_curve_has_one_colour_and_style_in_all_panels():
+    x, y = torch.arange(3.0), torch.rand(3)
+    figure = plots.panels(x, {"one": {"a": y, "b": 2 * y}, "two": {"b": y}}, "x (m)", "y")
+    left, right = figure.axes
+    assert left.lines[1].get_xydata()[:, 1] == pytest.approx(2 * y.numpy())
+    for of in ("get_color", "get_linestyle", "get_label"):
+        assert getattr(left.lines[1], of)() == getattr(right.lines[0], of)()
+        assert getattr(left.lines[0], of)() != getattr(right.lines[0], of)()
+    assert [left.get_title(), right.get_title(), left.get_ylabel()] == ["one", "two", "y"]
+    (ax,) = plots.curves(x, {"a": y}, "x (m)", "y").axes
+    assert ax.get_xlabel() == "x (m)" and ax.get_legend() is None
+
+
+def test_pictures_stand_above_their_places():
+    x, images = torch.linspace(-180, 180, 7), torch.rand(2, 1, 8, 8)
+    (ax,) = plots.pictured(x, x, images, [-180, 90], "degrees", "y").axes
+    boxes = ax.child_axes
+    assert torch.equal(torch.stack([shown(box) for box in boxes]), images[:, 0])
+    ax.figure.canvas.draw()
+    for box, place in zip(boxes, (-180, 90)):
+        frame = box.get_window_extent()
+        middle = ax.transData.inverted().transform(((frame.x0 + frame.x1) / 2, 0))[0]
+        assert middle == pytest.approx(place, abs=1)
+
+
+def test_fans_have_areas_proportional_to_probability():
+    degrees, density = torch.linspace(-180, 180, 721), torch.rand(721)
+    densities = {"exact": 3 * density, "q": density}
+    _, polar = plots.fans(torch.rand(1, 8, 8), degrees, densities, "turned").axes
+    filled = polar.patches[0].get_xy()[:721, 1] ** 2
+    assert filled == pytest.approx((density / density.mean()).numpy(), rel=1e-4)
+    assert polar.lines[0].get_ydata() ** 2 == pytest.approx(filled, rel=1e-4)
+    assert polar.get_theta_offset() == pytest.approx(np.pi / 2)
+
+
+def test_a_graph_shows_what_is_observed_and_what_follows():
+    places = {"a": (0, 0), "b": (1, 0), "c": (2, 0)}
+    (ax,) = plots.graph(places, [("a", "b"), ("b", "c")], observed="ac", sure="b").axes
+    boxes = {text.get_text(): text.get_bbox_patch() for text in ax.texts if text.get_text()}
+    assert [name for name, box in boxes.items() if min(box.get_facecolor()) < 1] == ["a", "c"]
+    kinds = {name: type(box.get_boxstyle()).__name__ for name, box in boxes.items()}
+    assert kinds == {"a": "Circle", "b": "Square", "c": "Circle"}
+
+
 # What is left of linear RGB in complete colour blindness, from Machado et al. 2009.
 SEEN = {
     "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
