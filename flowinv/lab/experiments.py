@@ -3,7 +3,7 @@
 ``flowinv.lab.run`` runs them. Published settings and figures: Singhal et al. 2023.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -163,8 +163,9 @@ LIMITS = {"0": 180.0, "1": 180.0, "5": 180.0, "6": 60.0, "9": 60.0}
 
 
 def _five_digits(profile: str) -> Dataset:
-    digits = [int(digit) for digit in LIMITS]
-    data = load("mnist", sample=profile != "full").joined().only(digits)
+    """All of MNIST at ``full``, where validation images stay apart."""
+    data = load("mnist", sample=profile != "full").only([int(digit) for digit in LIMITS])
+    data = data if profile == "full" else data.joined()
     return data.first(1000, 500) if profile == "ci" else data
 
 
@@ -185,6 +186,7 @@ def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
         **upright,
         "accuracy_turned_plain": after_turning["accuracy_plain"],
         "accuracy_turned_averaged": after_turning["accuracy_averaged"],
+        **_on_validation(model, data),
     }
 
 
@@ -353,17 +355,18 @@ def _poses_never_seen(
     )
 
 
-# On the dial the first few of these digits are two classes each, upright and on their head.
-DIAL = (4, 7, 2, 3, 5)
+# On a dial the first few of these classes are two each, upright and on their head.
+DIGITS_DIAL = (4, 7, 2, 3, 5)
+PHOTOS_DIAL = (0, 1, 8, 9, 2, 3, 4, 5, 6, 7)  # what people build, then animals
 
 
-def _dial(two_faced: int, profile: str) -> Dataset:
-    """Digits as they are written, or exactly on their head where that is a class of its own.
+def _dial(name: str, classes: Sequence[int], two_faced: int, profile: str) -> Dataset:
+    """Images as they are, or exactly on their head where that is a class of its own.
 
     Test images are turned over the whole range of their class: within ±80° of its pose where the
     other pose is another class, and by any angle where it is not. Validation images are not.
     """
-    data = load("mnist", sample=profile in ("ci", "quick")).only(list(DIAL))
+    data = load(name, sample=profile in ("ci", "quick")).only(list(classes))
     data = _all_or_joined(data, profile)
     if profile == "ci":
         data = data.first(256, 100)
@@ -373,13 +376,13 @@ def _dial(two_faced: int, profile: str) -> Dataset:
         images, labels = split
         on_head = (labels < two_faced) & (torch.rand(len(split), generator=generator) < 0.5)
         images = torch.where(on_head[:, None, None, None], images.rot90(2, (-2, -1)), images)
-        return Split(images, torch.where(on_head, labels + len(DIAL), labels))
+        return Split(images, torch.where(on_head, labels + len(classes), labels))
 
     test = posed(data.test)
     limits = torch.where(data.test.labels < two_faced, 80.0, 180.0)
     test = replace(test, images=metrics.rotate_within(test.images, limits, generator))
     return Dataset(
-        title=f"{data.title}, {two_faced} of {len(DIAL)} digits with two poses",
+        title=f"{data.title}, {two_faced} of {len(classes)} classes with two poses",
         classes=(*data.classes, *(f"{name} on its head" for name in data.classes[:two_faced])),
         train=posed(data.train),
         validation=posed(data.validation),
@@ -387,21 +390,24 @@ def _dial(two_faced: int, profile: str) -> Dataset:
     )
 
 
-def _on_the_dial(two_faced: int) -> Experiment:
+def _on_the_dial(
+    about: str,
+    data: Callable[[str], Dataset],
+    classifier: Callable[[int, int, str], nn.Module],
+    reduced: Settings,
+    alphas: tuple[float, ...],
+) -> Experiment:
     """Known ranges: from one box that is right for all, over none, to another one."""
     return Experiment(
-        about=f"Digits of which {two_faced} of {len(DIAL)} are another class on their head",
-        data=partial(_dial, two_faced),
+        about=about,
+        data=data,
         family="rotation",
         rows=ANGLES,
-        profiles={
-            "ci": Settings(epochs=2, burn_in=1),
-            "reduced": Settings(epochs=12, batch_size=64, samples=1, burn_in=1),
-        },
-        classifier=_five_network,
+        profiles={"ci": Settings(epochs=2, burn_in=1), "reduced": reduced},
+        classifier=classifier,
         measure=partial(_classification, 15 / 180),
         unit="% accuracy over each class's range",
-        alphas=(0.1, 0.3, 1.0),
+        alphas=alphas,
     )
 
 
@@ -432,7 +438,7 @@ def _cifar10(profile: str) -> Dataset:
 def _tiny_imagenet(profile: str) -> Dataset:
     """The reader's own folder, <data>/tiny-imagenet with train/<class> and test/<class>.
 
-    CIFAR-10 stands in for it but at ``full``.
+    CIFAR-10 stands in for it at ``ci``.
     """
     if profile == "full":
         folder = cache_file("tiny-imagenet").with_suffix("")
@@ -486,7 +492,7 @@ def _ranges(about: str, degrees: float, modes: int, profiles: dict, **more) -> E
     )
 
 
-def _selective(about: str, rows: dict[str, Row], **epochs: int) -> Experiment:
+def _selective(about: str, rows: dict[str, Row], epochs: dict[str, int], **more) -> Experiment:
     """An experiment on the paper's five digits: three may turn all the way round, two may not."""
     profiles = {profile: Settings(epochs=number) for profile, number in epochs.items()}
     return Experiment(
@@ -499,6 +505,7 @@ def _selective(about: str, rows: dict[str, Row], **epochs: int) -> Experiment:
         measure=_selective_invariance,
         score="accuracy_turned_averaged",
         unit="% accuracy on digits turned as their class allows",
+        **more,
     )
 
 
@@ -615,6 +622,16 @@ ANGLES = {
     "one for all": Row("box_flow", {"half_width": 0.4, "for_all": True}),
     "box flow": Row("box_flow", {"half_width": 0.4}),
     "flow": Row("flow"),
+}
+CROPS = {
+    "none": NONE,
+    "random crop": Row("fixed", {"half_width": 0.5}),
+    "augerino": Row("augerino"),
+    "instaaug": Row("instaaug"),
+    "instaaug_crops": Row("instaaug_crops"),
+    "one for all": Row("box_flow", {"for_all": True}),
+    "box flow": Row("box_flow"),
+    "flow": Row("coupling_flow"),
 }
 STAYS = 0.001  # the half-width of a coefficient that a fixed box leaves as it is
 # What a person who knows the pictures would choose: digits turn a little; clothes and photographs
@@ -750,12 +767,31 @@ EXPERIMENTS = Registry(
                 "fixed ±180°": Row("fixed", {"half_width": [0.1, 0.1, 1.0]}),
                 "augerino": Row("augerino"),
                 "instaaug": Row("instaaug"),
+                "one for all": Row("box_flow", {"half_width": FIVE["scale"], "for_all": True}),
+                "box flow": Row("box_flow", {"half_width": FIVE["scale"]}),
                 "flow": Row("flow", FIVE),
             },
-            quick=40,
-            full=12,
+            epochs={"quick": 40, "full": 12},
+            controls=CONTROLS,
+            alphas=(0.1, 0.3, 1.0),
         ),
-        **{f"mnist-dial-{number}": _on_the_dial(number) for number in (0, 2, 3, 5)},
+        **{
+            f"mnist-dial-{number}": _on_the_dial(
+                f"Digits of which {number} of 5 are another class on their head",
+                partial(_dial, "mnist", DIGITS_DIAL, number),
+                _five_network,
+                Settings(epochs=12, batch_size=64, samples=1, burn_in=1),
+                alphas=(0.1, 0.3, 1.0),
+            )
+            for number in (0, 2, 3, 5)
+        },
+        "cifar10-dial-4": _on_the_dial(
+            "CIFAR-10 with 4 classes, what people build, that are others on their head",
+            partial(_dial, "cifar10", PHOTOS_DIAL, 4),
+            _resnet,
+            replace(RESNET_REDUCED, epochs=16),
+            alphas=(0.03, 0.1, 0.3),
+        ),
         "mnist-poses": _poses_never_seen(
             "Upright MNIST turned by any angle in the test, LeNet",
             _digits,
@@ -797,7 +833,7 @@ EXPERIMENTS = Registry(
                     "flow", {"scale": [0.2, 0.2, 0.6, 0.2, 0.2, 0.2]}, family="affine"
                 ),
             },
-            quick=20,
+            epochs={"quick": 20},
         ),
         "fmnist-design": _what_looks(
             "Fashion-MNIST in half the epochs: what makes q look at the image",
@@ -890,12 +926,13 @@ EXPERIMENTS = Registry(
             },
         ),
         "cifar10-13layer": _classifies(
-            "CIFAR-10, 13-layer network",
+            "CIFAR-10, 13-layer network (an eighth of its width but at full)",
             _cifar10,
             _conv13,
             _profiles(
                 replace(CIFAR_QUICK, epochs=20),
                 replace(CIFAR, batch_size=100, samples=5),
+                reduced=replace(RESNET_REDUCED, epochs=12),
             ),
             PHOTOS_BOX,
             published={
@@ -905,24 +942,30 @@ EXPERIMENTS = Registry(
                 "flow": "94.3",
             },
         ),
+        "cifar10-crop": _classifies(
+            "CIFAR-10, a narrow PreActResNet-18, crops",
+            _cifar10,
+            _preact,
+            {
+                "ci": replace(CIFAR_QUICK, epochs=2, burn_in=1),
+                "quick": replace(CIFAR_QUICK, epochs=10, burn_in=2),
+                "reduced": replace(RESNET_REDUCED, epochs=12),
+            },
+            box=0.5,
+            family="crop",
+            rows=CROPS,
+        ),
         "tinyimagenet-crop": _classifies(
             "TinyImageNet from a folder of your own, PreActResNet-18, crops",
             _tiny_imagenet,
             _preact,
-            _profiles(
-                replace(CIFAR_QUICK, epochs=10, burn_in=2),
-                replace(CIFAR, chunk=1280),
-            ),
+            {
+                "ci": replace(CIFAR_QUICK, epochs=2, burn_in=1),
+                "full": replace(CIFAR, chunk=1280),
+            },
             box=0.5,
             family="crop",
-            rows={
-                "none": NONE,
-                "random crop": Row("fixed", {"half_width": 0.5}),
-                "augerino": Row("augerino"),
-                "instaaug": Row("instaaug"),
-                "instaaug_crops": Row("instaaug_crops"),
-                "flow": Row("coupling_flow"),
-            },
+            rows=CROPS,
             published={
                 "none": "55.1",
                 "random crop": "64.5",
