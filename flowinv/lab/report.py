@@ -139,16 +139,26 @@ def choices(folder: Path) -> str:
             here = [entry for entry in tried if entry["profile"] == profile]
             alphas = sorted({entry["settings"]["alpha"] for entry in here})
             rows = []
+            scores = []
             for row, alpha in chosen.items():
                 of_row = {e["settings"]["alpha"]: e["metrics"] for e in here if e["row"] == row}
-                decided = len(of_row) == len(experiment.alphas)
-                cells = [_tried(of_row.get(one), decided and one == alpha) for one in alphas]
-                rows.append([row, *cells])
+                decided = alpha if len(of_row) == len(experiment.alphas) else None
+                metrics = [of_row.get(one) for one in alphas]
+                taken = [one == decided for one in alphas]
+                rows.append([row, *map(_tried, metrics, taken)])
+                scores.append(
+                    [row, *(_scored(experiment.score, *of) for of in zip(metrics, taken))]
+                )
+            header = ["row", *(f"α {alpha:g}" for alpha in alphas)]
             in_use = experiment.chosen.get(profile)
             parts.append(f"## {name}, `{profile}`")
-            parts.append(plots.table(["row", *(f"α {alpha:g}" for alpha in alphas)], rows))
+            parts.append(plots.table(header, rows))
             if not in_use:
                 parts.append("Not in use yet: not every value has been tried.")
+            parts.append(
+                f"By these no choice was made: {experiment.unit}, on test images."
+            )
+            parts.append(plots.table(header, scores))
             parts.append(_provenance(here))
     return "\n\n".join(parts)
 
@@ -159,6 +169,13 @@ def _tried(metrics: dict | None, chosen: bool) -> str:
     likelihood = metrics["validation_log_likelihood"]
     error = metrics["validation_standard_error"]
     cell = f"{likelihood:.3f} ± {error:.3f}, {metrics['validation_accuracy']:.1f}%"
+    return f"**{cell}**" if chosen else cell
+
+
+def _scored(score: str, metrics: dict | None, chosen: bool) -> str:
+    if metrics is None:
+        return ""
+    cell = f"{metrics[score]:.1f}"
     return f"**{cell}**" if chosen else cell
 
 
