@@ -32,6 +32,7 @@ from flowinv.lab import (
     run,
     runs,
     stored,
+    summary,
     trained,
 )
 from flowinv.lab.results import store
@@ -627,15 +628,8 @@ def quoted(path):
 def test_every_number_quoted_from_results_is_in_them(path):
     """A quoted number names its source, <!-- experiment/profile row metric -->: the seeds' mean."""
     for number, name, profile, row, metric in quoted(path):
-        values = []
-        for entry in stored(name, profile):
-            if entry["row"] == row:
-                value = entry["metrics"]
-                for key in metric.split("."):
-                    value = value[key]
-                values.append(value)
         digits = len(number.partition(".")[2])
-        mean = round(sum(values) / len(values), digits)
+        mean = round(summary(name, profile, metric)[row].mean, digits)
         assert mean == float(number.replace(",", "")), (number, name, profile, row, metric)
     text = re.sub(r"```.*?```", "", markdown(path), flags=re.S)
     unmarked = re.search(r"\d\.\d+ ?(%|°|degrees|seconds|nats|times)(?!<!--)", text)
@@ -645,6 +639,18 @@ def test_every_number_quoted_from_results_is_in_them(path):
 def test_some_numbers_are_quoted():
     sources = [quote[1:] for quote in quoted(ROOT / "book" / "intro.md")]
     assert ("mnist-selective", "quick", "flow", "width_degrees.6") in sources
+
+
+def test_a_summary_is_the_mean_and_deviation_over_seeds(tmp_path):
+    for seed, (plain, six) in enumerate(((90.0, 70.0), (92.0, 80.0))):
+        metrics = {"accuracy": plain, "width": {"6": six}}
+        entry = {"row": "flow", "seed": seed, "metrics": metrics}
+        store(entry, tmp_path / "mnist" / "quick.json", ["flow"])
+    found = summary("mnist", "quick", "width.6", tmp_path)
+    assert found == {"flow": (75.0, pytest.approx(50**0.5), 2)}
+    assert f"{summary('mnist', 'quick', 'accuracy', tmp_path)['flow']:.1f}" == "91.0 ± 1.4"
+    with pytest.raises(ValueError, match="no '7' in mnist/quick; there are 6"):
+        summary("mnist", "quick", "width.7", tmp_path)
 
 
 # Choices

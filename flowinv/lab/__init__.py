@@ -4,7 +4,7 @@ Starting a run and the command line need the extra ``lab``; the rest does not.
 """
 
 from .experiments import EXPERIMENTS, LIMITS, Experiment, Row
-from .results import SEEDS, RunError, provenance, results_folder, stored
+from .results import SEEDS, RunError, Spread, provenance, results_folder, stored, summary
 from .runs import Job, run, trained
 
 __all__ = [
@@ -15,9 +15,11 @@ __all__ = [
     "Job",
     "Row",
     "RunError",
+    "Spread",
     "provenance",
     "results_folder",
     "run",
     "stored",
+    "summary",
     "trained",
 ]

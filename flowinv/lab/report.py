@@ -1,7 +1,6 @@
 """Tables and the figure of results, and of the choices before them, for the book's pages."""
 
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from matplotlib.lines import Line2D
 from .. import plots
 from ..files import atomic_write
 from .experiments import EXPERIMENTS, Experiment
-from .results import CHOICES, entries_of, stored
+from .results import CHOICES, Spread, entries_of, stored
 
 PROFILES = ("full", "reduced", "part", "quick")  # the largest first
 SHAPES = {"paper": "D", "full": "s", "reduced": "o", "part": "v", "quick": "^"}
@@ -111,20 +110,12 @@ def _anatomy(experiment: Experiment, profile: str, entries: list[dict]) -> list[
     for row in experiment.rows:
         own = [entry["metrics"] for entry in entries if entry["row"] == row]
         if own and "information_nats" in own[0]:
-            cells = [_spread([m[key] for m in own], digits) for key, _, digits in ANATOMY]
+            cells = [f"{Spread.of([m[key] for m in own]):.{digits}f}" for key, _, digits in ANATOMY]
             rows.append([row, *cells])
     if not rows:
         return []
     header = ["row", *(heading for _, heading, _ in ANATOMY)]
     return [f"Where it comes from, at `{profile}`:", plots.table(header, rows)]
-
-
-def _spread(values: list[float], digits: int) -> str:
-    """A mean, and ± the standard deviation where there are several."""
-    cell = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        cell += f" ± {statistics.stdev(values):.{digits}f}"
-    return cell
 
 
 def choices(folder: Path) -> str:
@@ -155,9 +146,7 @@ def choices(folder: Path) -> str:
             parts.append(plots.table(header, rows))
             if not in_use:
                 parts.append("Not in use yet: not every value has been tried.")
-            parts.append(
-                f"By these no choice was made: {experiment.unit}, on test images."
-            )
+            parts.append(f"By these no choice was made: {experiment.unit}, on test images.")
             parts.append(plots.table(header, scores))
             parts.append(_provenance(here))
     return "\n\n".join(parts)
@@ -207,8 +196,7 @@ def gains(folder: Path) -> list[dict]:
 
 
 def _point(name: str, row: str, profile: str, differences: list[float]) -> dict:
-    spread = statistics.stdev(differences) if len(differences) > 1 else None
-    gain = statistics.mean(differences)
+    gain, spread, _ = Spread.of(differences)
     return {
         "experiment": name,
         "row": row,
@@ -278,8 +266,7 @@ def dial(folder: Path) -> list[dict]:
                 point: dict = {"number": int(name.rpartition("-")[2]), "row": row}
                 for key in ("accuracy", "log_likelihood"):
                     values = [metrics[f"{key}_averaged"] for metrics in own]
-                    spread = statistics.stdev(values) if len(values) > 1 else None
-                    point[key] = [statistics.mean(values), spread]
+                    point[key] = list(Spread.of(values)[:2])
                 points.append(point)
     return points
 
@@ -330,12 +317,10 @@ def save_figures(folder: Path, static: Path) -> list[Path]:
 def _cell(experiment: Experiment, entries: list[dict]) -> str:
     values = [entry["metrics"][experiment.score] for entry in entries]
     digits = 1 if max(map(abs, values)) > 2 else 3
-    cell = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        cell += f" ± {statistics.stdev(values):.{digits}f}"
+    cell = f"{Spread.of(values):.{digits}f}"
     ekld = [e["metrics"]["ekld_nats"] for e in entries if "ekld_nats" in e["metrics"]]
     if ekld:
-        cell += f", eKLD {statistics.mean(ekld):.3f} nats"
+        cell += f", eKLD {Spread.of(ekld).mean:.3f} nats"
     return f"{cell}, n = {len(values)}"
 
 

@@ -9,6 +9,7 @@ import json
 import platform
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -86,6 +88,65 @@ def stored(name: str, profile: str, folder: Path | None = None) -> list[dict]:
             f" python -m flowinv train {name} --profile {profile}"
         )
     return entries_of(path)
+
+
+class Spread(NamedTuple):
+    """Of a metric over seeds.
+
+    Args:
+        mean: over them.
+        deviation: the standard deviation; None for a single seed.
+        seeds: how many.
+
+    Example:
+        >>> print(f"{Spread(91.83, 0.24, 3):.1f} and {Spread(91.83, None, 1):.1f}")
+        91.8 ± 0.2 and 91.8
+    """
+
+    mean: float
+    deviation: float | None
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of one value a seed."""
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.mean(values), deviation, len(values))
+
+    def __format__(self, spec: str) -> str:
+        if self.deviation is None:
+            return format(self.mean, spec)
+        return f"{self.mean:{spec}} ± {self.deviation:{spec}}"
+
+
+def summary(name: str, profile: str, metric: str, folder: Path | None = None) -> dict[str, Spread]:
+    """A metric of each row that was run, over its seeds.
+
+    Args:
+        name: of the experiment.
+        profile: how much of it was run.
+        metric: its name; a dot leads into one that has parts, as in ``width_degrees.6``.
+        folder: of results; None takes those that the book shows.
+
+    Raises:
+        ValueError: there is no such experiment, profile or metric.
+        FileNotFoundError: it was not run; the message says how to.
+
+    Example:
+        >>> widths = summary("mnist-selective", "quick", "width_degrees.6")
+        >>> widths["flow"].seeds, round(widths["flow"].mean)
+        (3, 78)
+    """
+    values: dict[str, list[float]] = {}
+    for entry in stored(name, profile, folder):
+        value = entry["metrics"]
+        for key in metric.split("."):
+            if key not in value:
+                there = ", ".join(value)
+                raise ValueError(f"metric: no {key!r} in {name}/{profile}; there are {there}")
+            value = value[key]
+        values.setdefault(entry["row"], []).append(value)
+    return {row: Spread.of(own) for row, own in values.items()}
 
 
 def entries_of(path: Path) -> list[dict]:
