@@ -185,7 +185,7 @@ def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: 
             n = labels.index(label)
             ax.plot(x, y, linestyle=LINES[n], color=PALETTE[n], linewidth=2, label=label)
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel(xlabel)
+        _x_axis(ax, xlabel)
         if len(labels) > 1:
             ax.legend(fontsize=8)
     axes[0, 0].set_ylabel(ylabel)
@@ -207,7 +207,7 @@ def pictured(
     figure, ax = plt.subplots(figsize=(6.5, 3.2))
     ax.plot(x, y, color=PALETTE[0], linewidth=2)
     ax.set_xlim(float(x.min()), float(x.max()))
-    ax.set_xlabel(xlabel)
+    _x_axis(ax, xlabel)
     ax.set_ylabel(ylabel)
     low, high = ax.get_xlim()
     for image, place in zip(images, at):
@@ -274,6 +274,14 @@ def graph(
     ax.set(xlim=(min(x) - 0.4, max(x) + 0.4), ylim=(min(y) - 0.4, max(y) + 0.4))
     ax.set_axis_off()
     return figure
+
+
+def _x_axis(ax: Axes, label: str) -> None:
+    """Labelled, and with a tick at each quarter turn if it is a full circle in degrees."""
+    ax.set_xlabel(label)
+    low, high = ax.get_xlim()
+    if "degrees" in label and 350 < high - low < 450:
+        ax.set_xticks(range(-180, 181, 90))
 
 
 def _picture(ax: Axes, image: Tensor) -> None:

@@ -82,6 +82,14 @@ def test_a_curve_has_one_colour_and_style_in_all_panels():
     assert ax.get_xlabel() == "x (m)" and ax.get_legend() is None
 
 
+def test_a_full_circle_in_degrees_has_ticks_at_quarter_turns():
+    circle = torch.linspace(-179, 179, 5)
+    (ax,) = plots.curves(circle, {"a": circle}, "T (degrees)", "y").axes
+    assert ax.get_xticks().tolist() == [-180, -90, 0, 90, 180]
+    (ax,) = plots.curves(circle / 10, {"a": circle}, "T (degrees)", "y").axes
+    assert ax.get_xticks().tolist() != [-180, -90, 0, 90, 180]
+
+
 def test_pictures_stand_above_their_places():
     x, images = torch.linspace(-180, 180, 7), torch.rand(2, 1, 8, 8)
     (ax,) = plots.pictured(x, x, images, [-180, 90], "degrees", "y").axes
