@@ -18,6 +18,7 @@ Source: Singhal et al. 2023.
 import math
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -58,6 +59,8 @@ class InvariantClassifier(nn.Module):
         >>> model.predict(images, samples=20).shape
         torch.Size([8, 5])
     """
+
+    config: dict[str, Any] | None = None  # of a model built by name: with what, as plain data
 
     def __init__(
         self,
@@ -100,9 +103,18 @@ class InvariantClassifier(nn.Module):
         """
         transformations = FAMILIES[family]
         classifier = ConvNet(in_channels, classes, width)
-        return cls(
+        model = cls(
             classifier, GUIDES[guide](transformations, in_channels, **options), transformations
         )
+        model.config = {
+            "guide": guide,
+            "family": family,
+            "in_channels": in_channels,
+            "classes": classes,
+            "width": width,
+            "options": options,
+        }
+        return model
 
     @property
     def device(self) -> torch.device:

@@ -1,11 +1,12 @@
 """Encoders and classifiers."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 class Network(nn.Module):
@@ -49,20 +50,83 @@ class ConvNet(Network):
         return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
 
 
+class Pretrained(Network):
+    """A classifier that exists: images (B, C, H, W) in [0, 1] → logits.
+
+    For torchvision's networks, timm's, and others that want normalised images: normalisation is
+    inside, because transformations act on pixels in [0, 1]. Frozen, its parameters do not learn and
+    it stays in evaluation mode whatever is called on it, so that its batch normalisation and
+    dropout do not move either. Training lays it out channels last.
+
+    Args:
+        network: of normalised images to logits.
+        mean, std: of the normalisation, one number a channel. None: those that a network of timm's
+            says it was trained with (``pretrained_cfg``), else ImageNet's.
+        frozen: whether it stays as it is.
+
+    Raises:
+        ValueError: mean and std are not as many, or some std is not positive.
+
+    Example:
+        >>> import torchvision
+        >>> network = torchvision.models.resnet18(weights=None)  # or weights="DEFAULT"
+        >>> classifier = Pretrained(network)
+        >>> classifier(torch.rand(2, 3, 64, 64)).shape, classifier.train().network.training
+        (torch.Size([2, 1000]), False)
+    """
+
+    IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        frozen: bool = True,
+    ):
+        super().__init__()
+        usual = getattr(network, "pretrained_cfg", None) or {}
+        for name, given in (("mean", mean), ("std", std)):
+            numbers = given or usual.get(name) or self.IMAGENET[name]
+            self.register_buffer(name, torch.tensor(numbers)[:, None, None], persistent=False)
+        if self.mean.shape != self.std.shape or not (self.std > 0).all():
+            raise ValueError(
+                "pretrained: expected as many numbers of mean and of std, and these above 0,"
+                f" got {self.mean.flatten().tolist()} and {self.std.flatten().tolist()}"
+            )
+        self.network = network
+        self.frozen = frozen
+        if frozen:
+            network.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Pretrained":
+        """As PyTorch's, but for a frozen network, which stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
 class Features(nn.Module):
     """What another network's layer sees, and a linear map: (B, C, H, W) → (B, out_features).
 
     For an encoder that looks through the classifier's eyes. The other network is looked at and
-    not taught: its parameters are not this module's, and no gradient reaches them from here.
+    not taught: its parameters are not this module's, and no gradient reaches them from here. In
+    evaluation mode, as a frozen one always is, it runs up to the layer and no further, if torch.fx
+    can trace the way there.
 
     Args:
         network: of images.
-        layer: its name in the network. Maps of features are averaged to 2×2 places.
+        layer: its name in the network. Maps of features are averaged to 2×2 places, tokens
+            (B, N, size) to one.
         images: some, (B, C, H, W), by which the size of the features is found.
         out_features: numbers that come out.
 
     Raises:
-        ValueError: the network has no such layer.
+        ValueError: the network has no such layer, or does not call it exactly once.
 
     Example:
         >>> network = ConvNet(1, 10)
@@ -74,27 +138,81 @@ class Features(nn.Module):
     def __init__(self, network: nn.Module, layer: str, images: Tensor, out_features: int):
         super().__init__()
         layers = dict(network.named_modules())
-        if layer not in layers:
+        if not layer or layer not in layers:
             there = ", ".join(filter(None, layers))
             raise ValueError(f"features: expected a layer's name, got {layer!r}; there are {there}")
         self._looked_at = (network, layers[layer])  # in a tuple: no parameters of this module's
         self.head = nn.Linear(self.features(images).shape[-1], out_features)
 
+    @cached_property
+    def way(self) -> fx.Graph | None:
+        """The network's steps up to the layer; None if they cannot be traced."""
+        network, layer = self._looked_at
+        (name,) = (name for name, module in network.named_modules() if module is layer)
+        return _way_to(network, name)
+
     def features(self, images: Tensor) -> Tensor:
         """What the layer sees, (B, size)."""
         network, layer = self._looked_at
-        seen: list[Tensor] = []
-        hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        try:
-            with torch.no_grad():
-                network(images)
-        finally:
-            hook.remove()
-        (features,) = seen
-        return (F.adaptive_avg_pool2d(features, 2) if features.dim() == 4 else features).flatten(1)
+        with torch.no_grad():
+            if network.training or self.way is None:
+                seen = _seen_on_the_way(network, layer, images)
+            else:
+                # Run with the network's own parameters and buffers, wherever they have moved.
+                seen = fx.Interpreter(network, graph=self.way).run(images)
+        if seen.dim() == 4:
+            seen = F.adaptive_avg_pool2d(seen, 2)
+        elif seen.dim() == 3:
+            seen = seen.mean(1)
+        return seen.flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def _seen_on_the_way(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """What the layer gives while the whole network runs."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        network(images)
+    finally:
+        hook.remove()
+    if len(seen) != 1:
+        raise ValueError(
+            f"features: expected a layer that the network calls once, got one called {len(seen)}"
+            " times"
+        )
+    return seen[0]
+
+
+class _OnTheWay(fx.Tracer):
+    """Looks into the modules that hold the layer, and takes all others as one step each."""
+
+    def __init__(self, layer: str):
+        super().__init__()
+        self.layer = layer
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not self.layer.startswith(f"{module_qualified_name}.")
+
+
+def _way_to(network: nn.Module, layer: str) -> fx.Graph | None:
+    """A network's steps up to the one call of a layer; None if they cannot be traced."""
+    try:
+        graph = _OnTheWay(layer).trace(network)
+    except Exception:  # whatever the network's own code does with what stands for its images
+        return None
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(calls) != 1 or len(inputs) != 1:
+        return None
+    for node in reversed(list(graph.nodes)):
+        if node is calls[0]:
+            break
+        graph.erase_node(node)
+    graph.output(calls[0])
+    return graph
 
 
 class CropNet(Network):

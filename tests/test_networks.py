@@ -18,6 +18,7 @@ from flowinv.networks import (
     Network,
     PreActBlock,
     PreActResNet18,
+    Pretrained,
 )
 
 SMALL = {
@@ -27,6 +28,7 @@ SMALL = {
     LeNet: (1, 5),
     ConvNet13: (1, 5, 8),
     PreActResNet18: (1, 5, 8),
+    Pretrained: (LeNet(1, 5), [0.5], [0.25]),
 }
 
 
