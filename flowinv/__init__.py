@@ -5,7 +5,9 @@ The names that most work begins with are here; the rest stands in the rooms of t
 
 from .alignment import mean_shift
 from .data import Dataset, load, load_folder
+from .deployment import from_classifier
 from .distributions import ConditionalFlow
+from .explanation import explain
 from .guides import GUIDES, Guide
 from .metrics import invariance_width
 from .model import InvariantClassifier
@@ -23,7 +25,9 @@ __all__ = [
     "InvariantClassifier",
     "Settings",
     "TransformFamily",
+    "explain",
     "fit",
+    "from_classifier",
     "invariance_width",
     "load",
     "load_folder",
