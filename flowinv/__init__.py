@@ -5,7 +5,7 @@ The names that most work begins with are here; the rest stands in the rooms of t
 
 from .alignment import mean_shift
 from .data import Dataset, load, load_folder
-from .deployment import from_classifier
+from .deployment import from_classifier, load_model, save_model
 from .distributions import ConditionalFlow
 from .explanation import explain
 from .guides import GUIDES, Guide
@@ -31,7 +31,9 @@ __all__ = [
     "invariance_width",
     "load",
     "load_folder",
+    "load_model",
     "load_weights",
     "mean_shift",
+    "save_model",
     "save_weights",
 ]

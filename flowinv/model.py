@@ -61,6 +61,7 @@ class InvariantClassifier(nn.Module):
     """
 
     config: dict[str, Any] | None = None  # of a model built by name: with what, as plain data
+    about: dict[str, Any] | None = None  # of a model that was loaded: what was saved beside it
 
     def __init__(
         self,

@@ -1,15 +1,18 @@
 """Laws of models in use: around classifiers that exist, saved and loaded, exported."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from flowinv.deployment import from_classifier
+from flowinv.deployment import from_classifier, load_model, save_model
+from flowinv.model import InvariantClassifier
 from flowinv.networks import Features, Pretrained
-from flowinv.training import Settings, fit
+from flowinv.training import CheckpointError, Settings, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::flowinv.training.TrainingWarning")
 
@@ -154,6 +157,90 @@ def test_a_copy_looks_at_its_own_network(photos):
         other.classifier.network.conv1.weight.zero_()
     torch.testing.assert_close(model.q.encoder(images), own)
     assert not torch.allclose(other.q.encoder(images), own)
+
+
+def alike(model, other, images):
+    """Predictions with the same samples, and densities: bit for bit."""
+    predictions = []
+    for one in (model, other):
+        torch.manual_seed(0)
+        predictions.append(one.predict(images, samples=4))
+    T = torch.zeros(1, len(images), model.family.dim)
+    densities = [one.q(images).log_prob(T) for one in (model, other)]
+    return torch.equal(*predictions) and torch.equal(*densities)
+
+
+OPTIONS = {
+    "fixed": {"half_width": [0.1, 0.2, 0.3]},
+    "augerino": {},
+    "flow": {"layers": 2, "scale": [0.2, 0.2, 0.6], "embedding": 16},
+    "mixture_flow": {"components": 3},
+}
+
+
+@pytest.mark.parametrize("guide", OPTIONS)
+def test_a_saved_model_predicts_the_same_bits_in_a_new_process(guide, photos, tmp_path):
+    """Nothing of how it was built is said again."""
+    model = InvariantClassifier.build(
+        guide, "rotation_translation", 3, classes=2, width=4, **OPTIONS[guide]
+    )
+    fit(model, *photos, FEW, device="cpu", progress=False)
+    save_model(model, tmp_path / "m.safetensors", {"classes": ["a", "b"]})
+    assert alike(model, load_model(tmp_path / "m.safetensors"), photos[0])
+    images = photos[0][:2]
+    torch.save(images, tmp_path / "images.pt")
+    code = (
+        "import sys, torch, flowinv; model = flowinv.load_model(sys.argv[1]);"
+        " images = torch.load(sys.argv[2]); torch.manual_seed(0);"
+        " torch.save(model.predict(images, 4), sys.argv[3]); print(model.about['classes'])"
+    )
+    names = ("m.safetensors", "images.pt", "there.pt")
+    paths = [str(tmp_path / name) for name in names]
+    there = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True)
+    assert there.stdout == "['a', 'b']\n", there.stderr
+    torch.manual_seed(0)
+    assert torch.equal(model.predict(images, 4), torch.load(paths[2]))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_wrapped_network_is_saved_with_its_features_and_normalisation(named, photos, tmp_path):
+    """By name it is built again; a network that was handed in is handed in again."""
+    path = tmp_path / "m.safetensors"
+    own = {"mean": [0.5] * 3, "std": [0.2] * 3, "frozen": True}
+    if named:
+        model = from_classifier("resnet18", "flow", "affine", classes=2, size=32, features="layer2")
+    else:
+        wrapped = Pretrained(resnet(), **own)
+        model = from_classifier(wrapped, "box_flow", "affine", size=32, half_width=0.2)
+    model.train()
+    model.classifier.network.train()(photos[0])  # its statistics are stored, too
+    save_model(model.eval(), path)
+    again = load_model(path) if named else load_model(path, network=resnet())
+    assert alike(model, again, photos[0])
+    assert again.original is False and again.classifier.frozen
+    save_model(again, path)
+    assert alike(model, load_model(path, None if named else resnet()), photos[0])
+    with pytest.raises(ValueError, match="network: expected"):
+        load_model(path, resnet() if named else None)
+
+
+def test_what_is_no_saved_model_is_refused_and_the_file_stays(tmp_path, photos):
+    path = tmp_path / "m.safetensors"
+    model = InvariantClassifier.build("flow", "rotation", 3, classes=2)
+    save_model(model, path)
+    before = path.read_bytes()
+    by_hand = InvariantClassifier(model.classifier, model.q, model.family)
+    with pytest.raises(ValueError, match="put together by hand"):
+        save_model(by_hand, path)
+    odd = InvariantClassifier.build("flow", "rotation", 3, 2, encoder=nn.Flatten(), embedding=3072)
+    with pytest.raises(ValueError, match="expected options of plain numbers"):
+        save_model(odd, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    path.write_bytes(before[:1000])
+    for wrong in (path, tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(CheckpointError, match="is no saved model") as raised:
+            load_model(wrong)
+        assert "\n" not in str(raised.value)
 
 
 WRONG = [

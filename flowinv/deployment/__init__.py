@@ -1,5 +1,6 @@
 """Models in use: around classifiers that exist, saved and loaded, exported, on folders."""
 
 from .building import from_classifier, from_config
+from .storage import load_model, save_model
 
-__all__ = ["from_classifier", "from_config"]
+__all__ = ["from_classifier", "from_config", "load_model", "save_model"]
