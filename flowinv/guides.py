@@ -88,7 +88,7 @@ class NoAugmentation(Guide):
     """
 
     def distribution(self, images: Tensor) -> PointMass:
-        return PointMass(self.identity.to(images.dtype).expand(len(images), -1))
+        return PointMass(self.identity.to(images.dtype).expand(images.shape[0], -1))
 
 
 class FixedBox(Guide):
@@ -115,7 +115,7 @@ class FixedBox(Guide):
         self.made_with = width.tolist()  # a run of another width is another run
 
     def distribution(self, images: Tensor) -> Uniform:
-        return self.box(self.half_width.to(images.dtype), len(images))
+        return self.box(self.half_width.to(images.dtype), images.shape[0])
 
 
 class Augerino(Guide):
@@ -139,7 +139,7 @@ class Augerino(Guide):
         self.logit = nn.Parameter(self.starting_width(half_width, largest=0.999).logit())
 
     def distribution(self, images: Tensor) -> Uniform:
-        return self.box(self.logit.sigmoid(), len(images))
+        return self.box(self.logit.sigmoid(), images.shape[0])
 
 
 class InstaAug(Guide):
@@ -265,7 +265,7 @@ class FlowGuide(Guide):
 
     def distribution(self, images: Tensor) -> dist.TorchDistribution:
         if self.encoder is None:
-            return self.flow(images.new_ones(len(images), self.context_dim))
+            return self.flow(images.new_ones(images.shape[0], self.context_dim))
         return self.flow(self.encoder(images))
 
 

@@ -1,6 +1,7 @@
 """Laws of models in use: around classifiers that exist, saved and loaded, exported."""
 
 import copy
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,13 @@ import torch
 import torchvision
 from torch import nn
 
-from flowinv.deployment import from_classifier, load_model, save_model
+from flowinv.deployment import (
+    Exportable,
+    export_model,
+    from_classifier,
+    load_model,
+    save_model,
+)
 from flowinv.model import InvariantClassifier
 from flowinv.networks import Features, Pretrained
 from flowinv.training import CheckpointError, Settings, fit
@@ -241,6 +248,117 @@ def test_what_is_no_saved_model_is_refused_and_the_file_stays(tmp_path, photos):
         with pytest.raises(CheckpointError, match="is no saved model") as raised:
             load_model(wrong)
         assert "\n" not in str(raised.value)
+
+
+# Older exporters differ; this one is what the tests have seen.
+exports = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9), reason="needs PyTorch 2.9 or newer"
+)
+EVERY = {
+    "none": {},
+    "fixed": {"half_width": 0.3},
+    "augerino": {},
+    "instaaug": {},
+    "gaussian": {},
+    "flow": {},
+    "box_flow": {},
+    "coupling_flow": {},
+    "mixture_flow": {"components": 3},
+}
+
+
+@pytest.mark.parametrize("family", ["rotation", "affine"])
+@pytest.mark.parametrize("guide", EVERY)
+def test_what_is_exported_predicts_as_the_model_does_with_the_same_noise(guide, family, photos):
+    """Densities are those of q, too, and a mixture's weights its components'."""
+    model = InvariantClassifier.build(guide, family, 3, classes=2, width=4, **EVERY[guide])
+    model.eval()
+    program = Exportable(model, (3, 32, 32), samples=7)
+    assert program.samples == (9 if guide == "mixture_flow" else 7)
+    images = photos[0]
+    torch.manual_seed(1)
+    expected = model.predict(images, samples=7, chunk=1000)
+    torch.manual_seed(1)
+    D = model.family.dim
+    if guide == "mixture_flow":
+        drawn = torch.randn(3, 16, 3, D)  # in the order of `draw`: (n, B, K, D)
+        noise = drawn.movedim(-2, 1).flatten(0, 1)
+    else:
+        noise = program.noise(16)
+    outputs = program(images, noise)
+    torch.testing.assert_close(outputs["log_probs"], expected)
+    torch.testing.assert_close(outputs["weights"].sum(0), torch.ones(16))
+    density = model.q(images).log_prob(outputs["T"])
+    torch.testing.assert_close(outputs["log_density"], density, atol=1e-3, rtol=1e-3)
+
+
+def run_exported(path, images, noise):
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(images, noise).values()
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path)
+    inputs = {"images": images.numpy(), "noise": noise.numpy()}
+    return [torch.from_numpy(value) for value in session.run(None, inputs)]
+
+
+MODELS = {
+    **{name: lambda name=name: InvariantClassifier.build(name, "affine", 3, 2) for name in EVERY},
+    "features": lambda: from_classifier(
+        "resnet18", "flow", "rotation_translation", classes=2, size=32, features="layer2"
+    ),
+    "crop": lambda: InvariantClassifier.build("flow", "crop", 3, 2),
+}
+
+
+@exports
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(name, ".pt2") for name in ("none", "augerino", "flow", "mixture_flow", "crop")]
+    + [(name, ".onnx") for name in ("flow", "mixture_flow", "features")],
+)
+def test_an_exported_model_gives_the_same_numbers_for_another_batch(name, suffix, photos, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    model = MODELS[name]().eval()
+    path = tmp_path / f"model{suffix}"
+    program = export_model(model, path, (3, 32, 32), samples=4)
+    assert list(tmp_path.iterdir()) == [path]
+    for batch in (1, 5):
+        images, noise = photos[0][:batch], program.noise(batch)
+        expected = program(images, noise)
+        found = run_exported(path, images, noise)
+        for one, other in zip(expected.values(), found, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+@exports
+def test_an_exported_file_says_what_noise_it_takes(tmp_path):
+    model = InvariantClassifier.build("flow", "rotation", 1, 2)
+    export_model(model, tmp_path / "m.pt2", (1, 28, 28), samples=3)
+    files = {"flowinv": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=files)
+    said = json.loads(files["flowinv"])
+    assert said["noise"] == "normal" and said["samples"] == 3 and said["names"] == ["rotation"]
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    export_model(model, tmp_path / "m.onnx", (1, 28, 28), samples=3)
+    (entry,) = [p for p in onnx.load(tmp_path / "m.onnx").metadata_props if p.key == "flowinv"]
+    assert json.loads(entry.value) == said
+
+
+def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    flow = InvariantClassifier.build("flow", "rotation", 1, 2)
+    crops = InvariantClassifier.build("instaaug_crops", "crop", 1, 2)
+    with pytest.raises(ValueError, match="which no noise of a fixed size draws"):
+        export_model(crops, tmp_path / "m.pt2", (1, 64, 64))
+    with pytest.raises(ValueError, match="ends in .pt2 or .onnx, got 'm.pth'"):
+        export_model(flow, tmp_path / "m.pth", (1, 28, 28))
+    with pytest.raises(ValueError, match=r"expected a shape \(C, H, W\)"):
+        export_model(flow, tmp_path / "m.pt2", (28, 28))
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowinv\[onnx\]'"):
+        export_model(flow, tmp_path / "m.onnx", (1, 28, 28))
+    assert not list(tmp_path.iterdir())
 
 
 WRONG = [

@@ -1,6 +1,14 @@
 """Models in use: around classifiers that exist, saved and loaded, exported, on folders."""
 
 from .building import from_classifier, from_config
+from .export import Exportable, export_model
 from .storage import load_model, save_model
 
-__all__ = ["from_classifier", "from_config", "load_model", "save_model"]
+__all__ = [
+    "Exportable",
+    "export_model",
+    "from_classifier",
+    "from_config",
+    "load_model",
+    "save_model",
+]

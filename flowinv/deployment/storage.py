@@ -43,7 +43,7 @@ def save_model(
     if model.config is None:
         raise ValueError(
             "save_model: expected a model of InvariantClassifier.build or from_classifier, got one"
-            " put together by hand; for it there are save_weights, and export for use elsewhere"
+            " put together by hand; for that there are save_weights and export_model"
         )
     try:
         json.dumps(model.config)
