@@ -1,4 +1,5 @@
-"""The command line: train, measure and reproduce the named experiments.
+"""The command line: fit models to your own images and use them (fit, predict), and the paper's
+experiments by name (list, train, evaluate, choose, reproduce, report).
 
 Results are stored with provenance. On several GPUs or hosts the same:
 `accelerate launch --multi_gpu -m flowinv train cifar10 --profile full`.
@@ -14,10 +15,11 @@ from typing import Annotated, Literal
 import torch
 
 from .data import DataError
+from .deployment import fit_folder, predict_folder
 from .lab import report as tables
 from .lab import results, runs
 from .lab.experiments import EXPERIMENTS
-from .training import CheckpointError, pick_device
+from .training import CheckpointError, Settings, pick_device
 
 try:
     import tyro
@@ -35,6 +37,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {results.how_to_install(error)}")
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+Place = Annotated[Path, tyro.conf.Positional]
 Profile = Literal["ci", "quick", "part", "reduced", "full"]
 BOOK = Path("book/results")
 EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
@@ -79,6 +82,76 @@ class Changes:
 
 FlatFolders = tyro.conf.OmitArgPrefixes[Folders]
 FlatChanges = tyro.conf.OmitArgPrefixes[Changes]
+
+
+def fit(
+    folder: Place,
+    out: Path,
+    family: str = "affine",
+    guide: str = "flow",
+    classifier: str = "convnet",
+    weights: Path | None = None,
+    size: int = 64,
+    epochs: int = 32,
+    alpha: float = 0.3,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> int:
+    """Fit a model to your own images; a page of results is written beside it.
+
+    Stopped at any moment, the same command goes on from the last epoch.
+
+    Args:
+        folder: with train/<class>/ and test/<class>/.
+        out: the model's file, for example model.safetensors.
+        family: of transformations.
+        guide: the method.
+        classifier: convnet (small), or a torchvision network, as resnet18.
+        weights: safetensors of that network's state. It then stays as it is; else it learns, too.
+        size: of the images, in pixels.
+        epochs: in all.
+        alpha: price of entropy: more makes ranges wider.
+        batch_size: images in a step.
+        seed: of everything random.
+    """
+    # A classifier that has to learn does so alone in the first epochs.
+    burn_in = 0 if weights else min(2, epochs // 2)
+    settings = Settings(epochs, batch_size, alpha, burn_in=burn_in, seed=seed)
+    page = fit_folder(
+        folder,
+        out,
+        settings,
+        family=family,
+        guide=guide,
+        classifier=classifier,
+        weights=weights,
+        size=size,
+        progress=sys.stderr.isatty(),
+    )
+    print(f"written: {out}\nwritten: {page}")
+    return 0
+
+
+def predict(
+    model: Place,
+    folder: Place,
+    out: Path = Path("ranges.csv"),
+    seed: int = 0,
+) -> int:
+    """Say of every image of a folder its class, and how far it may be moved: a table as CSV.
+
+    Args:
+        model: as fit has written it.
+        folder: with images anywhere below.
+        out: the table's file.
+        seed: of the samples.
+    """
+    with _bars(sys.stderr.isatty()) as bars:
+        number = predict_folder(
+            model, folder, out, partial(_show, bars, bars.add_task("images")), seed
+        )
+    print(f"written: {out}, {number} images")
+    return 0
 
 
 def list_(folders: FlatFolders = Folders()) -> int:  # noqa: B008
@@ -284,6 +357,8 @@ def summary(metrics: dict) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says, and return the exit code."""
     commands: dict[str, Callable[..., int]] = {
+        "fit": fit,
+        "predict": predict,
         "list": list_,
         "train": train,
         "evaluate": evaluate,
@@ -300,7 +375,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "stopped; the same command with --missing goes on from the last epoch", file=sys.stderr
+            "stopped; the same command with --missing goes on from the last epoch (fit: without)",
+            file=sys.stderr,
         )
         return 130
 

@@ -341,7 +341,7 @@ def table(
     check_labels(labels, len(images), found.probabilities.shape[-1])
     widths = found.high - found.low
     frame = pandas.DataFrame({"class": [classes[c] if classes else c for c in labels.tolist()]})
-    frame["oddness"] = _oddness(widths, labels.cpu()).tolist()
+    frame["oddness"] = oddness(widths, labels.cpu()).tolist()
     for d, (name, unit) in enumerate(zip(found.names, found.units)):
         frame[f"{name} width ({unit})"] = widths[:, d].tolist()
     frame = frame.join(pandas.DataFrame(found.columns(classes)))
@@ -361,8 +361,20 @@ def by_class(table):
     return medians.sort_values(widths[0])
 
 
-def _oddness(widths: Tensor, labels: Tensor) -> Tensor:
-    """(B,), the distance of log widths (B, D) from their class's median over their usual one."""
+def oddness(widths: Tensor, labels: Tensor) -> Tensor:
+    """How far each image's widths are from the medians of its class, (B,).
+
+    In robust standard deviations of their logarithms, the largest over the coefficients.
+
+    Args:
+        widths: (B, D), above 0.
+        labels: (B,).
+
+    Example:
+        >>> odd = oddness(torch.tensor([1.0, 1.1, 0.9, 4.0])[:, None], torch.zeros(4).long())
+        >>> odd.argmax()
+        tensor(3)
+    """
     logs = widths.clamp(min=1e-6).log()
     odd = torch.zeros(len(logs))
     for c in labels.unique():

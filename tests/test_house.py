@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     ["__main__"],
     ["lab.experiments", "lab.results", "lab.runs", "lab.report"],
-    ["deployment.building", "deployment.storage", "deployment.export"],
+    ["deployment.building", "deployment.storage", "deployment.export", "deployment.folders"],
     ["training.settings", "training.checkpoints", "training.loop"],
     ["alignment", "metrics", "explanation"],
     ["model"],
