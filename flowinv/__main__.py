@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 
 from .data import DataError
-from .deployment import fit_folder, predict_folder
+from .deployment.folders import fit_folder, predict_folder
 from .lab import report as tables
 from .lab import results, runs
 from .lab.experiments import EXPERIMENTS

@@ -1,17 +1,17 @@
-"""Models in use: around classifiers that exist, saved and loaded, exported, on folders."""
+"""Models in use: around classifiers that exist, saved and loaded, exported.
+
+``folders`` stands apart, as it draws figures.
+"""
 
 from .building import from_classifier, from_config
 from .export import Exportable, export_model
-from .folders import fit_folder, predict_folder
 from .storage import load_model, save_model
 
 __all__ = [
     "Exportable",
     "export_model",
-    "fit_folder",
     "from_classifier",
     "from_config",
     "load_model",
-    "predict_folder",
     "save_model",
 ]
