@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .checks import check_images
 from .model import InvariantClassifier
-from .transforms import compose, warp
+from .transforms import compose
 
 BATCH = 500  # images at a time
 
@@ -92,7 +92,8 @@ def mean_shift(
             paper does.
 
     Raises:
-        ValueError: for images or options that are not as said.
+        ValueError: for images or options that are not as said, and for families whose maps are no
+            matrices: steps can be multiplied in affine ones, crop and projective.
 
     Example:
         >>> model = InvariantClassifier.build("flow", "rotation_translation", 1, classes=5)
@@ -151,7 +152,7 @@ def _mean_shift(
         step = torch.where(moving[:, None], step, 0.0)
         T = T + step
         M = compose(M, family.matrix(identity + step)) if on_group else family.matrix(T)
-        images = warp(originals, M, family.isotropic)
+        images = family.apply(originals, M)
         path.append(M)
     return Alignment(images, torch.stack(path), ~moving)
 

@@ -28,7 +28,7 @@ from .distributions import (
     spline_flow,
 )
 from .networks import ConvNet, CropNet
-from .transforms import Crop, TransformFamily
+from .transforms import Crop, Family
 
 Numbers = float | Sequence[float]  # one for all coefficients, or one for each
 
@@ -43,7 +43,7 @@ class Guide(nn.Module):
 
     identity: Tensor
 
-    def __init__(self, family: TransformFamily, in_channels: int):
+    def __init__(self, family: Family, in_channels: int):
         super().__init__()
         self.register_buffer("identity", family.identity, persistent=False)
 
@@ -108,7 +108,7 @@ class FixedBox(Guide):
 
     half_width: Tensor
 
-    def __init__(self, family: TransformFamily, in_channels: int, half_width: Numbers = 1.0):
+    def __init__(self, family: Family, in_channels: int, half_width: Numbers = 1.0):
         super().__init__(family, in_channels)
         width = self.starting_width(half_width, largest=1.0)
         self.register_buffer("half_width", width)
@@ -134,7 +134,7 @@ class Augerino(Guide):
         tensor([0.5000, 0.5000], grad_fn=<ExpBackward0>)
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, half_width: Numbers = 0.5):
+    def __init__(self, family: Family, in_channels: int, half_width: Numbers = 0.5):
         super().__init__(family, in_channels)
         self.logit = nn.Parameter(self.starting_width(half_width, largest=0.999).logit())
 
@@ -161,7 +161,7 @@ class InstaAug(Guide):
 
     def __init__(
         self,
-        family: TransformFamily,
+        family: Family,
         in_channels: int,
         half_width: Numbers = 0.5,
         embedding: int = 32,
@@ -206,7 +206,7 @@ class InstaAugCrops(Guide):
     low: Tensor
     high: Tensor
 
-    def __init__(self, family: TransformFamily, in_channels: int):
+    def __init__(self, family: Family, in_channels: int):
         super().__init__(family, in_channels)
         if not isinstance(family, Crop):
             raise ValueError(
@@ -248,7 +248,7 @@ class FlowGuide(Guide):
 
     def __init__(
         self,
-        family: TransformFamily,
+        family: Family,
         in_channels: int,
         make: Callable[..., ConditionalFlow],
         embedding: int = 32,
@@ -287,7 +287,7 @@ class Flow(FlowGuide):
         (torch.Size([2]), torch.Size([3]))
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, embedding: int = 32, **options):
+    def __init__(self, family: Family, in_channels: int, embedding: int = 32, **options):
         options.setdefault("periodic", family.periodic)
         super().__init__(family, in_channels, spline_flow, embedding, **options)
 
@@ -315,7 +315,7 @@ class BoxFlow(FlowGuide):
 
     def __init__(
         self,
-        family: TransformFamily,
+        family: Family,
         in_channels: int,
         embedding: int = 32,
         half_width: Numbers = 0.5,
@@ -336,7 +336,7 @@ class CouplingFlow(FlowGuide):
     Source: Singhal et al. 2023; Dinh et al. 2017.
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, embedding: int = 32, **options):
+    def __init__(self, family: Family, in_channels: int, embedding: int = 32, **options):
         super().__init__(family, in_channels, coupling_flow, embedding, **options)
 
 
@@ -350,7 +350,7 @@ class MixtureFlow(FlowGuide):
             the coefficients wrap that the family calls periodic.
     """
 
-    def __init__(self, family: TransformFamily, in_channels: int, embedding: int = 32, **options):
+    def __init__(self, family: Family, in_channels: int, embedding: int = 32, **options):
         options.setdefault("periodic", family.periodic)
         super().__init__(family, in_channels, mixture_flow, embedding, **options)
 
@@ -369,7 +369,7 @@ class Gaussian(MixtureFlow):
 
     def __init__(
         self,
-        family: TransformFamily,
+        family: Family,
         in_channels: int,
         embedding: int = 32,
         scale: Numbers = 0.3,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .checks import check_images
 from .distributions import wrap
 from .model import InvariantClassifier
-from .transforms import FAMILIES, warp
+from .transforms import FAMILIES
 
 
 def half_width(values: Tensor, periodic: bool, mass: float = 0.99) -> Tensor:
@@ -535,9 +535,7 @@ def _bound(
     here = log_g.softmax(0)  # probabilities of the angles
     there = log_g_turned.softmax(0)
 
-    matrices = model.family.matrix(t).expand(-1, B, -1, -1)
-    logits = model.classify(warp(images, matrices).flatten(0, 1))
-    f = logits.softmax(-1).unflatten(0, (points, B))
+    f = model.logits(images, t.expand(-1, B, -1)).softmax(-1)
     left = ((here - there)[..., None] * f).sum(0).abs()
 
     support = ((here > 0) | (there > 0))[..., None]

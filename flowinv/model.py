@@ -31,7 +31,7 @@ from .checks import check_images
 from .distributions import Draw, Uniform, draw
 from .guides import GUIDES
 from .networks import ConvNet
-from .transforms import FAMILIES, TransformFamily, warp
+from .transforms import FAMILIES, Family, Parameters
 
 # Transformed images at once in a prediction, in bytes. On a CPU more than its cache holds is three
 # times slower; on a GPU less leaves it idle.
@@ -67,7 +67,7 @@ class InvariantClassifier(nn.Module):
         self,
         classifier: nn.Module,
         guide: nn.Module,
-        family: TransformFamily,
+        family: Family,
         original: bool = True,
         draw: Callable[[dist.TorchDistribution, int], Draw] = draw,
         autocast: bool = False,
@@ -194,17 +194,17 @@ class InvariantClassifier(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(classifier's term, entropy of q in nats), each a mean over images.
 
-        The way of the data: propose transformations, warp, evaluate. All three compile whole.
+        The way of the data: propose transformations, apply them, evaluate. All three compile whole.
         """
-        matrices, log_prob, weights = self.propose(images, samples)
-        latent = warp(images, matrices, self.family.isotropic)
+        parameters, log_prob, weights = self.propose(images, samples)
+        latent = self.family.apply(images, parameters)
         return self.evaluate(images, latent, labels, log_prob, weights, smoothing)
 
-    def propose(self, images: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrices (S, B, 2, 3) of samples of q, their log-densities and weights (S, B)."""
+    def propose(self, images: Tensor, samples: int) -> tuple[Parameters, Tensor, Tensor]:
+        """The family's parameters of samples (S, B), their log-densities and weights (S, B)."""
         T, log_prob, weights = self.draw(self.q(images), samples)
         with torch.autocast(images.device.type, enabled=False):  # half is too coarse for places
-            return self.family.matrix(T), log_prob, weights
+            return self.family.prepare(T), log_prob, weights
 
     def evaluate(
         self,
