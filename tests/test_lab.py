@@ -703,7 +703,7 @@ def test_what_was_chosen_is_what_the_rule_takes_of_the_stored_trials(name):
     experiment = EXPERIMENTS[name]
     entries = read(results_folder() / name / "choices.json")
     for profile, chosen in experiment.chosen.items():
-        expected = report.by_rule(entries, profile)
+        expected = report.by_rule(entries, profile, experiment.judge)
         assert {row: changes["alpha"] for row, changes in chosen.items()} == expected
 
 

@@ -22,7 +22,7 @@ START = "<!-- From here to the next mark: made by python -m flowinv report -->"
 END = "<!-- Made until here -->"
 
 
-def by_rule(tried: list[dict], profile: str) -> dict[str, float]:
+def by_rule(tried: list[dict], profile: str, judge: str = "validation") -> dict[str, float]:
     """Of each row the largest α that is as good as the best one, up to chance.
 
     That is: whose log-likelihood on validation images, averaged over q, is within one standard
@@ -31,19 +31,19 @@ def by_rule(tried: list[dict], profile: str) -> dict[str, float]:
     Args:
         tried: entries, of several α a row.
         profile: that is looked at.
+        judge: the images, as the measure calls them.
     """
+    likelihood = f"{judge}_log_likelihood"
     by_row: dict[str, list[dict]] = {}
     for entry in tried:
         if entry["profile"] == profile:
             by_row.setdefault(entry["row"], []).append(entry)
     chosen = {}
     for row, entries in by_row.items():
-        best = max((e["metrics"] for e in entries), key=lambda m: m["validation_log_likelihood"])
-        least = best["validation_log_likelihood"] - best["validation_standard_error"]
+        best = max((e["metrics"] for e in entries), key=lambda m: m[likelihood])
+        least = best[likelihood] - best[f"{judge}_standard_error"]
         chosen[row] = max(
-            entry["settings"]["alpha"]
-            for entry in entries
-            if entry["metrics"]["validation_log_likelihood"] >= least
+            entry["settings"]["alpha"] for entry in entries if entry["metrics"][likelihood] >= least
         )
     return chosen
 
@@ -124,7 +124,7 @@ def choices(folder: Path) -> str:
     for name, experiment in EXPERIMENTS.items():
         tried = entries_of(folder / name / f"{CHOICES}.json")
         for profile in PROFILES:
-            chosen = by_rule(tried, profile)
+            chosen = by_rule(tried, profile, experiment.judge)
             if not chosen:
                 continue
             here = [entry for entry in tried if entry["profile"] == profile]
