@@ -253,7 +253,7 @@ def choose(
     tries = runs.trials([name], profile, row)
     code = _run_all(tries, folders, missing=True)
     tried = results.entries_of(folders.out / name / f"{results.CHOICES}.json")
-    for one, alpha in tables.by_rule(tried, profile, experiment.judge).items():
+    for one, alpha in tables.by_rule(tried, profile, EXPERIMENTS[name].judge).items():
         print(f"{name} {one}: alpha {alpha:g}")
     for job in runs.jobs([name], profile, [0], row):
         if runs.missing([job], folders.out) and runs.adopt(job, folders.out, folders.runs):

@@ -136,7 +136,7 @@ def choices(folder: Path) -> str:
                 decided = alpha if len(of_row) == len(experiment.alphas) else None
                 metrics = [of_row.get(one) for one in alphas]
                 taken = [one == decided for one in alphas]
-                rows.append([row, *map(_tried, metrics, taken)])
+                rows.append([row, *(_tried(experiment.judge, *of) for of in zip(metrics, taken))])
                 scores.append(
                     [row, *(_scored(experiment.score, *of) for of in zip(metrics, taken))]
                 )
@@ -152,12 +152,12 @@ def choices(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _tried(metrics: dict | None, chosen: bool) -> str:
+def _tried(judge: str, metrics: dict | None, chosen: bool) -> str:
     if metrics is None:
         return ""
-    likelihood = metrics["validation_log_likelihood"]
-    error = metrics["validation_standard_error"]
-    cell = f"{likelihood:.3f} ± {error:.3f}, {metrics['validation_accuracy']:.1f}%"
+    likelihood = metrics[f"{judge}_log_likelihood"]
+    error = metrics[f"{judge}_standard_error"]
+    cell = f"{likelihood:.3f} ± {error:.3f}, {metrics[f'{judge}_accuracy']:.1f}%"
     return f"**{cell}**" if chosen else cell
 
 
