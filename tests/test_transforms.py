@@ -4,11 +4,33 @@ import kornia
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import functional as TF
 
-from flowinv.transforms import FAMILIES, GENERATORS, compose, warp
+from flowinv.transforms import (
+    FAMILIES,
+    GENERATORS,
+    Colour,
+    Crop,
+    Elastic,
+    Product,
+    TransformFamily,
+    compose,
+    warp,
+)
+from flowinv.transforms.matrices import MatrixFamily
+
+
+def every(kind):
+    """Over the families of a kind, by name."""
+    return pytest.mark.parametrize(
+        "name", [name for name in FAMILIES if isinstance(FAMILIES[name], kind)]
+    )
+
 
 EVERY = pytest.mark.parametrize("name", list(FAMILIES))
-LIE = pytest.mark.parametrize("name", [name for name in FAMILIES if name != "crop"])
+MATRICES = every(MatrixFamily)
+AFFINE = every((TransformFamily, Crop))
+LIE = every(TransformFamily)
 
 
 def in_box(*shape):
@@ -24,6 +46,8 @@ def corners(dim):
 
 def square(M):
     """A map's matrix with its third row."""
+    if M.shape[-2] == 3:
+        return M
     third = M.new_tensor([0, 0, 1]).expand(*M.shape[:-2], 1, 3)
     return torch.cat([M, third], -2)
 
@@ -102,7 +126,7 @@ def test_a_positive_scale_makes_the_picture_smaller_and_a_stretch_narrower():
     assert narrower.amax(1).sum() > 24  # rows
 
 
-@EVERY
+@MATRICES
 def test_warp_equals_kornia(name, images):
     family = FAMILIES[name]
     images = images.double()
@@ -112,7 +136,7 @@ def test_warp_equals_kornia(name, images):
     assert torch.allclose(family.warp(images, T), expected, atol=1e-9)
 
 
-@EVERY
+@AFFINE
 def test_warp_equals_affine_grid_and_grid_sample(name):
     """Pictures and gradients, in float64."""
     family = FAMILIES[name]
@@ -133,6 +157,7 @@ def test_warp_equals_affine_grid_and_grid_sample(name):
 
 @EVERY
 def test_autocast_leaves_the_warp_alone(name, images):
+    images = images.expand(-1, 3, -1, -1)
     T = in_box(8, FAMILIES[name].dim).float()
     with torch.autocast("cpu", torch.bfloat16):
         half = FAMILIES[name].warp(images, T)
@@ -141,7 +166,7 @@ def test_autocast_leaves_the_warp_alone(name, images):
 
 @EVERY
 def test_gradients_agree_with_finite_differences(name):
-    images = torch.rand(2, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+    images = torch.rand(2, 3, 5, 5, dtype=torch.float64, requires_grad=True)
     T = 0.37 * torch.rand(3, 2, FAMILIES[name].dim, dtype=torch.float64)
 
     def warped(images, T):
@@ -153,14 +178,15 @@ def test_gradients_agree_with_finite_differences(name):
 @EVERY
 def test_the_warp_compiles_whole_and_stays_the_same(name):
     """From image to warped image in one graph, also for pictures that are not square."""
+    torch.compiler.reset()  # there is a limit of compilations of one function
     family = FAMILIES[name]
 
     def warped(images, T):
         return family.warp(images, T, validate=False)
 
-    images = torch.rand(2, 1, 8, 12, requires_grad=True)
+    images = torch.rand(2, 3, 8, 12, requires_grad=True)
     T = in_box(3, 2, family.dim).float().requires_grad_()
-    weights = torch.rand(3, 2, 1, 8, 12)
+    weights = torch.rand(3, 2, 3, 8, 12)
     compiled = torch.compile(warped, fullgraph=True, backend="aot_eager")(images, T)
     eager = warped(images, T)
     assert torch.equal(compiled, eager)
@@ -225,9 +251,32 @@ def test_an_angle_of_180_degrees_is_one_of_minus_180(name):
     assert torch.allclose(there, back, atol=1e-12)
 
 
-def test_only_a_rotation_alone_closes_the_circle():
+@EVERY
+def test_where_a_coefficient_is_periodic_its_ends_are_one_map(name, images):
+    """Whatever the others are."""
+    family = FAMILIES[name]
+    images = images[:1].double().expand(1, 3, -1, -1)
+    for d in range(family.dim):
+        T = 0.5 * in_box(3, 1, family.dim)
+        T[..., d] = 1
+        there = family.warp(images, T)
+        T[..., d] = -1
+        same = torch.allclose(there, family.warp(images, T), atol=1e-9)
+        assert same or not family.periodic[d]
+
+
+def test_an_affine_angle_closes_the_circle_only_alone():
     """Beside a shift, the turn by −180 degrees is the one by 180 and the shift is the opposite."""
-    assert [name for name in FAMILIES if any(FAMILIES[name].periodic)] == ["rotation"]
+    assert {
+        name: [one for one, wraps in zip(f.names, f.periodic) if wraps]
+        for name, f in FAMILIES.items()
+        if any(f.periodic)
+    } == {
+        "rotation": ["rotation"],
+        "projective": ["roll"],
+        "colour": ["hue"],
+        "affine_colour": ["hue"],
+    }
     T = torch.tensor([[0.3, -0.2, 1.0], [-0.3, 0.2, -1.0]], dtype=torch.float64)
     there, back = FAMILIES["rotation_translation"].matrix(T)
     assert torch.allclose(there, back, atol=1e-12)
@@ -281,9 +330,136 @@ def test_the_whole_picture_as_a_crop_feels_width_and_height_but_has_no_room_to_m
     assert felt.abs().amax((0, 1)).gt(0).all()
 
 
-def test_samples_and_batch_are_independent(images):
-    family = FAMILIES["affine"]
-    T = torch.rand(3, 8, 6) - 0.5
+@EVERY
+def test_what_changes_nothing_is_the_identity(name, images):
+    family = FAMILIES[name]
+    images = images.expand(-1, 3, -1, -1)
+    unchanged = family.warp(images, family.identity.expand(8, -1))
+    assert torch.allclose(unchanged, images, atol=1e-5)
+    if name in ("colour", "tone"):
+        assert torch.equal(unchanged, images)
+
+
+@EVERY
+def test_every_coefficient_is_felt_and_what_is_in_zero_to_one_stays_there(name, images):
+    family = FAMILIES[name]
+    images = torch.stack([images[:, 0], images.flip(0)[:, 0], images.flip(-1)[:, 0]], 1)
+    T = in_box(6, 8, family.dim).float().requires_grad_()
+    changed = family.warp(images, T)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    (felt,) = torch.autograd.grad(changed.square().sum(), T)
+    assert felt.isfinite().all()
+    assert felt.abs().amax((0, 1)).gt(0).all()
+
+
+def test_homographies_compose_and_have_inverses(images):
+    family = FAMILIES["projective"]
+    a, b = family.matrix(in_box(2, 50, 3))
+    back = torch.linalg.inv(a)
+    upright = torch.eye(3, dtype=torch.float64).expand(50, 3, 3)
+    assert torch.allclose(compose(a, back), upright, atol=1e-10)
+    smooth = F.interpolate(images.double(), 112, mode="bicubic").clamp(0, 1)
+    a, b = family.matrix(0.3 * in_box(2, 8, 3))
+    one_by_one = warp(warp(smooth, a), b)
+    middle = (..., slice(36, 76), slice(36, 76))  # which neither takes from outside the picture
+    right, wrong = (
+        (warp(smooth, M) - one_by_one)[middle].abs().mean() for M in (compose(a, b), compose(b, a))
+    )
+    assert right < 1e-3  # what bilinear interpolation loses
+    assert wrong > 5 * right
+
+
+def test_a_homography_up_to_scale_is_one_map(images):
+    M = FAMILIES["projective"].matrix(0.5 * in_box(8, 3))
+    images = images.double()
+    assert torch.allclose(warp(images, 1.7 * M), warp(images, M), atol=1e-12)
+
+
+def test_a_card_tilted_away_is_seen_smaller_where_it_is_farther():
+    white = torch.ones(1, 1, 64, 64)
+    pitch, yaw, _ = torch.eye(3)[:, None]
+    card = FAMILIES["projective"].warp(white, yaw)[0, 0]
+    assert card[:, 46].sum() < card[:, 17].sum()  # its right edge is away
+    card = FAMILIES["projective"].warp(white, pitch)[0, 0]
+    assert card[17].sum() < card[46].sum()  # its upper edge
+    roll = FAMILIES["projective"].warp(white, torch.tensor([[0.0, 0.0, 0.3]]))
+    assert torch.allclose(roll, FAMILIES["rotation"].warp(white, torch.tensor([[0.3]])), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 4, 7])
+def test_an_elastic_map_never_folds(n):
+    """The determinant of its Jacobian, by automatic differentiation, at the worst corners too."""
+    family = Elastic(n)
+    T = torch.cat([in_box(30, family.dim), in_box(200, family.dim).sign()])
+    p = (2 * torch.rand(100, 2, dtype=torch.float64) - 1).requires_grad_()
+    least = 1.0
+    for c in family.prepare(T):
+        u = family.displacement(c, p[:, 0], p[:, 1]).diagonal(dim1=-2, dim2=-1)
+        rows = [torch.autograd.grad(one.sum(), p, retain_graph=True)[0] for one in u]
+        jacobian = torch.eye(2) + torch.stack(rows, -2)
+        least = min(least, torch.linalg.det(jacobian).min().item())
+    assert 0.1 <= least < 0.8
+
+
+def test_an_elastic_map_moves_what_is_seen_to_the_left_and_up():
+    spot = torch.zeros(1, 1, 33, 33)
+    spot[..., 16, 16] = 1
+    T = torch.zeros(2, 1, 32)
+    T[0, :, :16] = T[1, :, 16:] = 0.5
+    x, y = Elastic(4).warp(spot, T)[:, 0, 0]
+    assert x.sum(0)[:16].sum() > 10 * x.sum(0)[16:].sum()
+    assert y.sum(1)[:16].sum() > 10 * y.sum(1)[16:].sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "factor"),
+    [
+        ("brightness", TF.adjust_brightness, lambda T: 2**T),
+        ("contrast", TF.adjust_contrast, lambda T: 2**T),
+        ("saturation", TF.adjust_saturation, lambda T: 2**T),
+        ("hue", TF.adjust_hue, lambda T: T / 2),
+        ("gamma", TF.adjust_gamma, lambda T: 2**T),
+    ],
+)
+@pytest.mark.parametrize("T", [-1.0, -0.3, 0.2, 0.9])
+def test_colours_are_those_of_torchvision(name, theirs, factor, T):
+    images = torch.rand(4, 3, 9, 9).clamp(min=1 / 256)
+    ours = Colour(name).warp(images, torch.full((4, 1), T))
+    # Theirs knows luma to four digits.
+    assert torch.allclose(ours, theirs(images, factor(T)), atol=1e-3)
+
+
+def test_a_colour_is_one_change_after_the_other(images):
+    images = torch.rand(4, 3, 9, 9)
+    T = in_box(4, 5).float()
+    one_by_one = images
+    for d, name in enumerate(FAMILIES["colour"].names):
+        one_by_one = Colour(name).warp(one_by_one, T[:, d : d + 1])
+    assert torch.equal(FAMILIES["colour"].warp(images, T), one_by_one)
+
+
+def test_grey_images_have_no_hue_to_turn():
+    with pytest.raises(ValueError, match="expected images of 3 channels, got 1"):
+        FAMILIES["colour"].warp(torch.rand(2, 1, 8, 8), torch.zeros(2, 5))
+
+
+def test_a_product_is_one_family_after_the_other(images):
+    rotation, tone = FAMILIES["rotation"], FAMILIES["tone"]
+    product = Product(rotation, tone)
+    T = in_box(5, 8, 4).float()
+    turned = rotation.warp(images, T[..., :1])
+    expected = torch.stack([tone.warp(one, t) for one, t in zip(turned, T[..., 1:])])
+    assert torch.allclose(product.warp(images, T), expected, atol=1e-6)
+    assert torch.equal(product.identity, torch.zeros(4))
+    assert product.angles == (True, False, False, False)
+
+
+@EVERY
+def test_samples_and_batch_are_independent(name, images):
+    family = FAMILIES[name]
+    images = images.expand(-1, 3, -1, -1)
+    T = 0.5 * in_box(3, 8, family.dim).float()
     together = family.warp(images, T)
     for s in range(3):
         for b in range(8):
