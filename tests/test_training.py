@@ -456,7 +456,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(data, tmp_path):
     cases = [
         (build("affine"), SETTINGS, "holds another model"),
         (build(), replace(SETTINGS, alpha=0.1), r"trained with alpha 0.3 \(now 0.1\)"),
-        (drawing(draw, scale=0.2), SETTINGS, "its model differs at q.flow.base.scale"),
+        (drawing(draw, scale=0.2), SETTINGS, "its model differs at config.options.scale"),
         (drawing(lambda q, samples: draw(q, samples)), SETTINGS, "its model differs at draw"),
     ]
     for model, settings, message in cases:
