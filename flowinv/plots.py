@@ -193,6 +193,34 @@ def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: 
     return figure
 
 
+def clouds(
+    panels: dict[str, dict[str, tuple[Tensor, Tensor]]],
+    xlabel: str,
+    ylabel: str,
+    line: tuple[list[float], list[float]],
+) -> Figure:
+    """Points, and a grey line to hold them against, in panels side by side.
+
+    Args:
+        panels: {title: {label: (x, y)}}, x and y (N,) of each label's own N.
+        xlabel, ylabel: what the axes are, with their units.
+        line: x and y of its ends.
+    """
+    size = (2.9 * len(panels) + 2.2 * (len(panels) == 1), 3.1)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for ax, (title, labelled) in zip(axes[0], panels.items()):
+        for n, (label, (x, y)) in enumerate(labelled.items()):
+            style = {"marker": "ox+^"[n % 4], "color": PALETTE[n], "linewidth": 0.8}
+            ax.scatter(x.cpu(), y.cpu(), s=12, alpha=0.5, label=label, **style)
+        ax.plot(*line, color="grey", linewidth=0.8)
+        ax.set_title(title, fontsize=10)
+        _x_axis(ax, xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    axes[0, 0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 def pictured(
     x: Tensor, y: Tensor, images: Tensor, at: list[float], xlabel: str, ylabel: str
 ) -> Figure:

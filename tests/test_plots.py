@@ -133,6 +133,17 @@ def test_the_method_has_its_lit_parts_and_no_others_in_colour():
         plots.method("flows")
 
 
+def test_clouds_show_every_point_and_the_line_in_every_panel():
+    x = torch.arange(5.0)
+    panels = {"one": {"a": (x, x + 1), "b": (x[:2], x[:2])}, "two": {"a": (x, 2 * x)}}
+    axes = plots.clouds(panels, "x", "y", line=([0, 4], [0, 4])).axes
+    for ax, labelled in zip(axes, panels.values()):
+        for drawn, (own_x, own_y) in zip(ax.collections, labelled.values(), strict=True):
+            assert drawn.get_offsets().tolist() == torch.stack([own_x, own_y], -1).tolist()
+        (line,) = ax.lines
+        assert line.get_xydata().tolist() == [[0, 0], [4, 4]]
+
+
 # What is left of linear RGB in complete colour blindness, from Machado et al. 2009.
 SEEN = {
     "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
