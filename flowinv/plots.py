@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 
 # Okabe and Ito's palette, without its yellow, which is faint on white.
@@ -365,6 +366,84 @@ def method(*lit: str) -> Figure:
     ax.set(xlim=(-0.5, 6.35), ylim=(-0.45, 1.35))
     ax.set_axis_off()
     figure.tight_layout(pad=0.1)
+    return figure
+
+
+def gallery(rows: dict[str, Tensor], titles: list[str], signed: bool = False) -> Figure:
+    """Images in named rows.
+
+    Args:
+        rows: {name: (B, C, H, W)}.
+        titles: B, above the columns.
+        signed: values of either sign, one channel: blue below 0, white at 0, red above.
+    """
+    columns = len(titles)
+    size = (0.78 * columns + 1.0, 0.8 * len(rows) + 0.3)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
+    largest = max(float(images.detach().abs().max()) for images in rows.values())
+    for row, (name, images) in zip(axes, rows.items()):
+        for ax, image in zip(row, images):
+            _picture(ax, image)
+            if signed:
+                ax.images[0].set(cmap="RdBu_r", clim=(-largest, largest))
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize=9)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def fields(image: Tensor, velocities: dict[str, Tensor]) -> Figure:
+    """Velocities of the plane as arrows over an image, three in a row, on one scale.
+
+    Args:
+        image: (C, H, W).
+        velocities: {name: (H, W, 2)}, x and y of each pixel, in halves of the picture.
+    """
+    rows = -(-len(velocities) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(5.4, 1.95 * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    every = slice(3, None, 7)  # not too many arrows
+    for ax, (name, velocity) in zip(axes.flat, velocities.items()):
+        H, W = velocity.shape[:2]
+        _picture(ax, image)
+        ax.images[0].set_alpha(0.5)
+        i, j = np.mgrid[:H, :W][:, every, every]
+        x, y = (velocity[every, every].numpy() * (W / 8, H / 8)).transpose(2, 0, 1)
+        ax.quiver(j, i, x, y, color=PALETTE[5], angles="xy", scale_units="xy", scale=1, width=0.014)
+        ax.set_title(name, fontsize=10)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int) -> Figure:
+    """The places of an image that the pixels of a warped one show, and an arrow to one of them.
+
+    Args:
+        image, warped: (C, H, W).
+        places: (H, W, 2), x and y with −1 and +1 at the image's outer edges.
+        row, column: of the pixel of ``warped`` from which the arrow starts.
+    """
+    H, W = places.shape[:2]
+    figure, axes = plt.subplots(1, 2, figsize=(4.6, 2.5))
+    for ax, picture, title in zip(axes, (image, warped), ("old picture", "new picture")):
+        _picture(ax, picture)
+        ax.images[0].set_extent((-1, 1, 1, -1))
+        ax.set(xlim=(-1.4, 1.4), ylim=(1.4, -1.4), facecolor="#444444")
+        ax.set_title(title, fontsize=10)
+    for i in np.linspace(0, H - 1, 4).round().astype(int):
+        axes[0].plot(*places[i].T, color=PALETTE[4], linewidth=1)
+    for j in np.linspace(0, W - 1, 4).round().astype(int):
+        axes[0].plot(*places[:, j].T, color=PALETTE[4], linewidth=1)
+    end = tuple(places[row, column].tolist())
+    start = ((2 * column + 1) / W - 1, (2 * row + 1) / H - 1)
+    for ax, point in zip(axes, (end, start)):
+        ax.plot(*point, "o", color=PALETTE[1], markersize=6)
+    arrow = ConnectionPatch(start, end, "data", "data", axesA=axes[1], axesB=axes[0])
+    arrow.set(arrowstyle="-|>", color=PALETTE[1], linewidth=1.5, mutation_scale=12)
+    figure.add_artist(arrow)
+    figure.tight_layout(pad=0.4)
     return figure
 
 

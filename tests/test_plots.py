@@ -176,3 +176,33 @@ def test_colours_are_told_apart_by_colour_blind_eyes(seen):
 def test_matplotlibs_own_colours_are_not():
     """So that the law above means something."""
     assert nearest([f"C{n}" for n in range(7)], "no red") < 10
+
+
+def test_a_gallery_names_its_rows_and_columns_and_shows_signs_on_one_scale():
+    up, down = torch.rand(3, 1, 8, 8), -4 * torch.rand(3, 1, 8, 8)
+    axes = plots.gallery({"up": up, "down": down}, ["a", "b", "c"], signed=True).axes
+    assert [ax.get_title() for ax in axes[:3]] == ["a", "b", "c"]
+    assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["up", "down"]
+    assert torch.equal(torch.stack([shown(ax) for ax in axes[3:]]), down[:, 0])
+    largest = float(down.abs().max())
+    assert all(ax.images[0].get_clim() == (-largest, largest) for ax in axes)
+
+
+def test_fields_point_where_the_velocity_does():
+    """y down, as in the picture: arrows are drawn in its own coordinates."""
+    velocity = torch.stack([torch.full((14, 14), 0.5), torch.full((14, 14), 0.25)], -1)
+    ax = plots.fields(torch.rand(1, 14, 14), {"shift": velocity}).axes[0]
+    (arrows,) = ax.collections
+    assert ax.get_title() == "shift" and ax.yaxis_inverted()
+    assert set(arrows.U / arrows.V) == {2.0} and min(arrows.U) > 0 and min(arrows.V) > 0
+
+
+def test_the_arrow_of_a_lookup_starts_at_the_pixel_and_ends_at_its_place():
+    places = torch.rand(4, 8, 2)
+    image, warped = torch.rand(1, 4, 8), torch.rand(1, 4, 8)
+    figure = plots.lookup(image, places, warped, row=3, column=0)
+    old, new = figure.axes
+    assert torch.equal(shown(old), image[0]) and torch.equal(shown(new), warped[0])
+    (arrow,) = figure.artists
+    assert arrow.xy1 == (-0.875, 0.75)
+    assert arrow.xy2 == pytest.approx(places[3, 0].tolist())
