@@ -133,6 +133,41 @@ def test_the_method_has_its_lit_parts_and_no_others_in_colour():
         plots.method("flows")
 
 
+def test_a_gallery_has_each_image_under_its_own_title():
+    images = torch.rand(2, 3, 1, 8, 8)
+    titles = [["a", "b", "c"], ["d", "e", "f"]]
+    axes = plots.gallery(images, titles, ["narrow", "wide"]).axes
+    assert [ax.get_title() for ax in axes] == list("abcdef")
+    assert (axes[0].get_ylabel(), axes[3].get_ylabel()) == ("narrow", "wide")
+    for ax, image in zip(axes, images.flatten(0, 1)):
+        assert np.array_equal(np.squeeze(ax.images[0].get_array()), image[0].numpy())
+
+
+def test_strips_show_each_value_beside_its_groups_name_and_the_median():
+    values = {"0": torch.tensor([10.0, 20.0, 90.0]), "6": torch.tensor([5.0])}
+    (ax,) = plots.strips(values, "width (degrees)").axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "6"]
+    for n, own in enumerate(values.values()):
+        dots, bar = ax.lines[2 * n : 2 * n + 2]
+        assert sorted(dots.get_ydata()) == sorted(own.tolist())
+        assert all(abs(x - n) <= 0.3 for x in dots.get_xdata())
+        assert set(bar.get_ydata()) == {own.median().item()}
+
+
+def test_intervals_are_means_and_deviations_and_say_what_lies_outside():
+    panels = {"turned": {"none": (70.4, 1.0, 3), "box": (97.0, 0.5, 3), "flow": (98.0, None, 1)}}
+    (ax,) = plots.intervals(panels, "accuracy (%)", low=90).axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["none", "box", "flow"]
+    assert [text.get_text().strip() for text in ax.texts] == ["← 70"]
+    assert ax.get_xlim()[0] == 90 and ax.yaxis_inverted()
+    dots = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata())
+    ]
+    assert (97.0, 1) in dots and (98.0, 2) in dots
+    (bar,) = [bars for bars in ax.collections if len(bars.get_segments())]
+    assert bar.get_segments()[0][:, 0] == pytest.approx([96.5, 97.5])
+
+
 # What is left of linear RGB in complete colour blindness, from Machado et al. 2009.
 SEEN = {
     "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
