@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
+from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 # Okabe and Ito's palette, without its yellow, which is faint on white.
@@ -92,6 +93,62 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
     return figure
 
 
+def opposite(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
+    """Dials: an image in its poses all around, inside them a polar histogram of its rotations.
+
+    The last two images share a dial, on which the rotations of the last stand turned by 180°: where
+    a 6 on its head is a 9, both then tell of the same shapes, and two fans that meet would be a
+    shape with two names. Bars' areas are proportional to probability, on one scale. 0° is up, and
+    positive angles turn counter-clockwise.
+
+    Args:
+        images: (B, C, H, W); the last is not shown, as it looks like the one before on its head.
+        degrees: (S, B).
+        labels: B names.
+    """
+    B = len(images)
+    edges = np.linspace(-180, 180, 37)
+    angles = degrees.cpu().numpy().T
+    turned = (angles[-1] + 360) % 360 - 180  # by half a turn, in [-180, 180)
+    heights = []
+    for one in (*angles[:-1], turned):
+        counts, _ = np.histogram(one, edges)
+        heights.append(np.sqrt(counts / len(one)))
+    dials = [[b] for b in range(B - 2)] + [[B - 2, B - 1]]
+
+    side = 3.3  # inches for a dial and the pictures around it
+    figure = plt.figure(figsize=(side * (B - 1), side + 0.3))
+    for n, own in enumerate(dials):
+        corner = ((n + 0.22) / (B - 1), 0.22 * side / (side + 0.3))
+        size = (0.56 / (B - 1), 0.56 * side / (side + 0.3))
+        ax = figure.add_axes((*corner, *size), projection="polar", theta_offset=np.pi / 2)
+        for b in own:
+            colour = PALETTE[b % len(PALETTE)]
+            _polar_bars(ax, edges, heights[b], colour)
+            name = labels[b] if b < B - 1 else f"{labels[b]}, turned by 180°"
+            ax.bar(0, 0, color=colour, label=name)
+        ax.set_ylim(0, 1.05 * np.max(heights))
+        ax.set_xticklabels([])
+        _poses(ax, images[own[0]])
+        above = (0.5, 1.5)
+        ax.legend(loc="center", bbox_to_anchor=above, ncols=2, frameon=False, handlelength=1)
+    return figure
+
+
+def _poses(ax: Axes, image: Tensor) -> None:
+    """The image around a dial, each time turned as its place says."""
+    for angle in range(-135, 181, 45):
+        at = np.deg2rad(angle + 90)
+        middle = 0.5 + 0.73 * np.array([np.cos(at), np.sin(at)])
+        box = ax.inset_axes((*(middle - 0.13), 0.26, 0.26))
+        _picture(box, image)
+        (drawn,) = box.images
+        drawn.set_extent((-1, 1, -1, 1))
+        drawn.set_transform(Affine2D().rotate_deg(angle) + box.transData)
+        box.set(xlim=(-1, 1), ylim=(-1, 1), facecolor="black")
+        box.set_title(f"{angle}°".replace("-", "−"), fontsize=8, pad=2)
+
+
 def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Figure:
     """The median half-width of each class over the epochs.
 
@@ -156,6 +213,78 @@ def row(images: Tensor, titles: list[str]) -> Figure:
         _picture(ax, image)
         ax.set_title(title, fontsize=9)
     figure.tight_layout(pad=0.4)
+    return figure
+
+
+def captioned(images: Tensor, titles: list[list[str]], labels: list[str]) -> Figure:
+    """Rows of images, each with a title of its own.
+
+    Args:
+        images: (R, N, C, H, W).
+        titles: R lists of N, above the images.
+        labels: R, left of the rows.
+    """
+    R, N = images.shape[:2]
+    figure, axes = plt.subplots(R, N, figsize=(0.85 * N + 0.2, 1.02 * R), squeeze=False)
+    for line, own, names, label in zip(axes, images, titles, labels):
+        for ax, image, title in zip(line, own, names):
+            _picture(ax, image)
+            ax.set_title(title, fontsize=9, pad=3)
+        line[0].set_ylabel(label, rotation=0, labelpad=12, va="center")
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def strips(values: dict[str, Tensor], ylabel: str) -> Figure:
+    """A column of dots for each group, one dot a value, and a bar at their median.
+
+    Args:
+        values: {group: (N,)}, N of each group's own.
+        ylabel: what the values are, with their unit.
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 3.2))
+    aside = np.random.default_rng(0)  # so that equal values do not hide each other
+    for n, (name, own) in enumerate(values.items()):
+        y = own.cpu().numpy()
+        x = n + aside.uniform(-0.3, 0.3, len(y))
+        ax.plot(x, y, "o", color=PALETTE[n], markersize=4, alpha=0.4, markeredgewidth=0, label=name)
+        ax.plot([n - 0.38, n + 0.38], [np.median(y)] * 2, color="black", linewidth=2)
+    ax.set_xticks(range(len(values)), values)
+    ax.set_ylabel(ylabel)
+    if "degrees" in ylabel:
+        ax.set_ylim(0, 185)
+        ax.set_yticks(range(0, 181, 45))
+    figure.tight_layout()
+    return figure
+
+
+def intervals(panels: dict[str, dict[str, tuple]], xlabel: str, low: float) -> Figure:
+    """Means as dots with their standard deviations as bars, a line each, in panels side by side.
+
+    Args:
+        panels: {title: {row: (mean, deviation, …)}}, as ``lab.summary`` returns them, with the same
+            rows in every panel; a deviation of None has no bar.
+        xlabel: what the means are, with their unit.
+        low: where the axis begins. A mean below it stands at the edge as a number.
+    """
+    rows = list(next(iter(panels.values())))
+    size = (3.1 * len(panels) + 0.6, 0.27 * len(rows) + 0.9)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for ax, (title, values) in zip(axes[0], panels.items()):
+        for n, row in enumerate(rows):
+            mean, deviation, *_ = values[row]
+            if mean < low:
+                ax.text(low, n, f" ← {mean:.0f}", va="center", fontsize=9)
+                continue
+            color = PALETTE[1] if row == "flow" else PALETTE[0]
+            ax.errorbar(mean, n, xerr=deviation, fmt="o", color=color, markersize=5, capsize=3)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(xlabel)
+        ax.set_xlim(left=low)
+        ax.grid(axis="x", color="lightgrey", linewidth=0.6)
+    axes[0, 0].set_yticks(range(len(rows)), rows)
+    axes[0, 0].invert_yaxis()
+    figure.tight_layout()
     return figure
 
 

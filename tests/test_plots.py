@@ -47,6 +47,37 @@ def test_polar_bars_start_at_the_top_and_turn_counter_clockwise():
     assert polar.get_theta_direction() == 1
 
 
+def test_of_an_opposite_pair_the_last_fan_stands_on_its_head():
+    """On one dial, in areas that are shares."""
+    degrees = torch.tensor([[0.0, 45, -100], [90, 45, -100], [90, 45, 35], [90, 45, 35]])
+    alone, shared = plots.opposite(torch.rand(3, 1, 8, 8), degrees, ["0", "6", "9"]).axes
+
+    def filled(ax):
+        bars = [bar for bar in ax.patches if bar.get_height() > 0]
+        middles = [np.rad2deg(bar.get_x() + bar.get_width() / 2) for bar in bars]
+        return dict(zip(np.round(middles), (bar.get_height() ** 2 for bar in bars)))
+
+    assert filled(alone) == pytest.approx({5: 0.25, 95: 0.75})
+    assert filled(shared) == pytest.approx({45: 1, 85: 0.5, -145: 0.5})
+    assert alone.get_ylim() == shared.get_ylim()
+    names = [text.get_text() for text in shared.get_legend().get_texts()]
+    assert names == ["6", "9, turned by 180°"]
+
+
+def test_around_a_dial_the_image_is_turned_as_its_place_says():
+    images = torch.rand(2, 1, 8, 8)
+    (dial,) = plots.opposite(images, torch.zeros(4, 2), ["6", "9"]).axes
+    dial.figure.canvas.draw()
+    middle = dial.transAxes.transform((0.5, 0.5))
+    assert len(dial.child_axes) == 8
+    for box in dial.child_axes:
+        assert torch.equal(shown(box), images[0, 0])
+        place = box.transAxes.transform((0.5, 0.5)) - middle
+        to_data = box.images[0].get_transform()
+        top = to_data.transform((0, 1)) - to_data.transform((0, 0))  # of the image, as drawn
+        assert top / np.linalg.norm(top) == pytest.approx(place / np.linalg.norm(place), abs=1e-6)
+
+
 def test_widths_are_lines_over_epochs():
     history = [{"epoch": e, "widths": [10.0 * e, 5.0 * e]} for e in (3, 4, 5)]
     (ax,) = plots.widths(history, ("0", "6"), uniform=174).axes
@@ -142,6 +173,41 @@ def test_clouds_show_every_point_and_the_line_in_every_panel():
             assert drawn.get_offsets().tolist() == torch.stack([own_x, own_y], -1).tolist()
         (line,) = ax.lines
         assert line.get_xydata().tolist() == [[0, 0], [4, 4]]
+
+
+def test_captioned_images_have_titles_of_their_own():
+    images = torch.rand(2, 3, 1, 8, 8)
+    titles = [["a", "b", "c"], ["d", "e", "f"]]
+    axes = plots.captioned(images, titles, ["narrow", "wide"]).axes
+    assert [ax.get_title() for ax in axes] == list("abcdef")
+    assert (axes[0].get_ylabel(), axes[3].get_ylabel()) == ("narrow", "wide")
+    for ax, image in zip(axes, images.flatten(0, 1)):
+        assert np.array_equal(np.squeeze(ax.images[0].get_array()), image[0].numpy())
+
+
+def test_strips_show_each_value_beside_its_groups_name_and_the_median():
+    values = {"0": torch.tensor([10.0, 20.0, 90.0]), "6": torch.tensor([5.0])}
+    (ax,) = plots.strips(values, "width (degrees)").axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "6"]
+    for n, own in enumerate(values.values()):
+        dots, bar = ax.lines[2 * n : 2 * n + 2]
+        assert sorted(dots.get_ydata()) == sorted(own.tolist())
+        assert all(abs(x - n) <= 0.3 for x in dots.get_xdata())
+        assert set(bar.get_ydata()) == {own.median().item()}
+
+
+def test_intervals_are_means_and_deviations_and_say_what_lies_outside():
+    panels = {"turned": {"none": (70.4, 1.0, 3), "box": (97.0, 0.5, 3), "flow": (98.0, None, 1)}}
+    (ax,) = plots.intervals(panels, "accuracy (%)", low=90).axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["none", "box", "flow"]
+    assert [text.get_text().strip() for text in ax.texts] == ["← 70"]
+    assert ax.get_xlim()[0] == 90 and ax.yaxis_inverted()
+    dots = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata())
+    ]
+    assert (97.0, 1) in dots and (98.0, 2) in dots
+    (bar,) = [bars for bars in ax.collections if len(bars.get_segments())]
+    assert bar.get_segments()[0][:, 0] == pytest.approx([96.5, 97.5])
 
 
 # What is left of linear RGB in complete colour blindness, from Machado et al. 2009.
