@@ -358,37 +358,30 @@ def diagnosis(
         right: from where to where q should be, in degrees.
         bound: of the entropy, in nats.
     """
-    figure = plt.figure(figsize=(2.8 * len(runs), 5.6), layout="constrained")
-    blocks = figure.add_gridspec(3, len(runs), height_ratios=(2.6, 4, 4))
-    below = figure.add_subplot(blocks[2, :])
+    figure = plt.figure(figsize=(2.8 * len(runs), 5.8), layout="constrained")
+    above, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(7, 4))[:, 0]
+    blocks = above.add_gridspec(2, len(runs), height_ratios=(3, 4))
+    below = bottom.add_subplot()
     for n, (title, (samples, degrees, entropy)) in enumerate(runs.items()):
-        strip = blocks[0, n].subgridspec(2, 4, wspace=0.05, hspace=0.05)
+        strip = blocks[0, n].subgridspec(2, 4)
         for place, picture in enumerate([image, *samples[:7]]):
-            ax = figure.add_subplot(strip[place // 4, place % 4])
+            ax = above.add_subplot(strip[place // 4, place % 4])
             _picture(ax, picture)
             if place == 0:
                 _frame(ax)
                 ax.set_title(title, fontsize=10, loc="left", color=PALETTE[n])
-        polar = figure.add_subplot(blocks[1, n], projection="polar", theta_offset=np.pi / 2)
+        polar = above.add_subplot(blocks[1, n], projection="polar", theta_offset=np.pi / 2)
         for low, high in right:
             middle, width = np.deg2rad([(low + high) / 2, high - low])
             polar.bar(middle, RIM, width, color="lightgrey", zorder=0)
         edges, shares = _histogram(degrees)
         _polar_bars(polar, edges, np.minimum(np.sqrt(shares), RIM), PALETTE[n])
         polar.set_ylim(0, RIM)
-        polar.tick_params(pad=-2)
         known = [(epoch, nats) for epoch, nats in enumerate(entropy, 1) if nats is not None]
         below.plot(*zip(*known), LINES[n], color=PALETTE[n], linewidth=2, label=title)
     below.axhline(bound, color="grey", linewidth=1)
-    below.annotate(
-        "bound",
-        (1, bound),
-        color="grey",
-        fontsize=9,
-        va="bottom",
-        xytext=(0, 1),
-        textcoords="offset points",
-    )
+    across = below.get_yaxis_transform()  # x in shares of the axis, y in nats
+    below.text(0.01, bound, "bound", transform=across, va="bottom", color="grey", fontsize=9)
     below.margins(y=0.15)
     below.set(xlabel="epoch", ylabel="entropy (nats)")
     below.locator_params("x", integer=True)
