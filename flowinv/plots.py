@@ -15,6 +15,8 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 # A line style beside each colour, for print and for eyes that see no colour.
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1))]
 HATCHES = ["", "//", "..", "xx"]
+# Of circles with bars in ``diagnosis``: the root of the share of one bin of 10°.
+RIM = 0.4
 
 
 def table(header: list[str], rows: list[list]) -> str:
@@ -51,8 +53,7 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
     for image, samples, label, row in zip(images, warped.transpose(0, 1), labels, axes):
         _picture(row[0], image)
         row[0].set_ylabel(label, rotation=0, labelpad=12, va="center")
-        for side in row[0].spines.values():
-            side.set(color=PALETTE[1], linewidth=2)
+        _frame(row[0])
         for ax, sample in zip(row[1:], samples):
             _picture(ax, sample)
     axes[0, 0].set_title("image", fontsize=9)
@@ -73,11 +74,8 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         labels: B names, above the images.
     """
     B = len(images)
-    edges = np.linspace(-180, 180, 37)
-    shares = []
-    for angles in degrees.cpu().numpy().T:
-        counts, _ = np.histogram(angles, edges)
-        shares.append(counts / len(angles))
+    edges, _ = _histogram(degrees[:, 0])
+    shares = [_histogram(angles)[1] for angles in degrees.T]
     largest = np.sqrt(np.max(shares))
 
     figure = plt.figure(figsize=(2.1 * B, 3.3))
@@ -576,6 +574,57 @@ def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int)
     return figure
 
 
+def diagnosis(
+    image: Tensor,
+    runs: dict[str, tuple[Tensor, Tensor, list[float | None]]],
+    right: list[tuple[float, float]],
+    bound: float,
+) -> Figure:
+    """What a run of training made of an image, one beside another: a failure, say, and its cure.
+
+    At the top the image (framed) and its samples; below, q on the circle over the ranges where it
+    should be, in grey; at the bottom the entropy over the epochs, under its bound. Bars' areas are
+    proportional to probability, and those that do not fit are cut at the rim. 0° is up, and
+    positive angles turn counter-clockwise.
+
+    Args:
+        image: (C, H, W).
+        runs: {title: (samples (7, C, H, W), rotations (N,) in degrees, entropy of each epoch in
+            nats, None in burn-in)}.
+        right: from where to where q should be, in degrees.
+        bound: of the entropy, in nats.
+    """
+    figure = plt.figure(figsize=(2.8 * len(runs), 5.8), layout="constrained")
+    above, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(7, 4))[:, 0]
+    blocks = above.add_gridspec(2, len(runs), height_ratios=(3, 4))
+    below = bottom.add_subplot()
+    for n, (title, (samples, degrees, entropy)) in enumerate(runs.items()):
+        strip = blocks[0, n].subgridspec(2, 4)
+        for place, picture in enumerate([image, *samples[:7]]):
+            ax = above.add_subplot(strip[place // 4, place % 4])
+            _picture(ax, picture)
+            if place == 0:
+                _frame(ax)
+                ax.set_title(title, fontsize=10, loc="left", color=PALETTE[n])
+        polar = above.add_subplot(blocks[1, n], projection="polar", theta_offset=np.pi / 2)
+        for low, high in right:
+            middle, width = np.deg2rad([(low + high) / 2, high - low])
+            polar.bar(middle, RIM, width, color="lightgrey", zorder=0)
+        edges, shares = _histogram(degrees)
+        _polar_bars(polar, edges, np.minimum(np.sqrt(shares), RIM), PALETTE[n])
+        polar.set_ylim(0, RIM)
+        known = [(epoch, nats) for epoch, nats in enumerate(entropy, 1) if nats is not None]
+        below.plot(*zip(*known), LINES[n], color=PALETTE[n], linewidth=2, label=title)
+    below.axhline(bound, color="grey", linewidth=1)
+    across = below.get_yaxis_transform()  # x in shares of the axis, y in nats
+    below.text(0.01, bound, "bound", transform=across, va="bottom", color="grey", fontsize=9)
+    below.margins(y=0.15)
+    below.set(xlabel="epoch", ylabel="entropy (nats)")
+    below.locator_params("x", integer=True)
+    below.legend(fontsize=9)
+    return figure
+
+
 def _x_axis(ax: Axes, label: str) -> None:
     """Labelled, and with a tick at each quarter turn if it is a full circle in degrees."""
     ax.set_xlabel(label)
@@ -590,6 +639,18 @@ def _picture(ax: Axes, image: Tensor) -> None:
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=1)
     ax.set_xticks([])
     ax.set_yticks([])
+
+
+def _frame(ax: Axes) -> None:
+    """Around a picture that is no sample."""
+    for side in ax.spines.values():
+        side.set(color=PALETTE[1], linewidth=2)
+
+
+def _histogram(degrees: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of bins of 10°, and the share of the angles (N,) in each."""
+    counts, edges = np.histogram(degrees.cpu().numpy(), np.linspace(-180, 180, 37))
+    return edges, counts / len(degrees)
 
 
 def _polar_bars(ax: Axes, edges: np.ndarray, heights: np.ndarray, color: str) -> None:

@@ -143,6 +143,41 @@ def test_fans_have_areas_proportional_to_probability():
     assert polar.get_theta_offset() == pytest.approx(np.pi / 2)
 
 
+def test_a_diagnosis_shows_samples_the_right_range_and_entropy_under_its_bound():
+    image, samples = torch.rand(1, 8, 8), torch.rand(7, 1, 8, 8)
+    inside, everywhere = torch.linspace(-44, 44, 90), torch.linspace(-179, 179, 360)
+    runs = {
+        "fails": (samples, everywhere, [None, 0.6, 0.7]),
+        "cured": (samples.flip(0), inside, [None, 0.2, 0.1]),
+    }
+    below, *axes = plots.diagnosis(image, runs, right=[(-45, 45)], bound=0.69).axes
+    assert [line.get_label() for line in below.lines[:2]] == ["fails", "cured"]
+    assert below.lines[0].get_xydata().tolist() == [[2, 0.6], [3, 0.7]]  # none in burn-in
+    assert below.lines[2].get_ydata() == pytest.approx([0.69, 0.69])
+    for (pictures, degrees, _), block in zip(runs.values(), (axes[:9], axes[9:])):
+        *strip, polar = block
+        assert torch.equal(torch.stack([shown(ax) for ax in strip[1:]]), pictures[:, 0])
+        assert torch.equal(shown(strip[0]), image[0])
+        wedge, *bars = polar.patches
+        low, high = np.rad2deg([wedge.get_x(), wedge.get_x() + wedge.get_width()])
+        assert (low, high) == pytest.approx((-45, 45))
+        filled = [bar for bar in bars if bar.get_height() > 0]
+        ends = np.rad2deg([filled[0].get_x(), filled[-1].get_x() + filled[-1].get_width()])
+        assert ends == pytest.approx(
+            [
+                10 * round(x / 10 + y)
+                for x, y in ((degrees[0].item(), -0.5), (degrees[-1].item(), 0.5))
+            ]
+        )
+        assert sum(bar.get_height() ** 2 for bar in bars) == pytest.approx(1)
+
+
+def test_bars_of_a_diagnosis_that_do_not_fit_end_at_the_rim():
+    runs = {"collapsed": (torch.rand(7, 1, 8, 8), torch.full((50,), 33.0), [-9.0])}
+    *_, polar = plots.diagnosis(torch.rand(1, 8, 8), runs, [(-90, 90)], bound=0.69).axes
+    assert max(bar.get_height() for bar in polar.patches[1:]) == plots.RIM == polar.get_ylim()[1]
+
+
 def test_a_graph_shows_what_is_observed_and_what_follows():
     places = {"a": (0, 0), "b": (1, 0), "c": (2, 0)}
     (ax,) = plots.graph(places, [("a", "b"), ("b", "c")], observed="ac", sure="b").axes
