@@ -153,3 +153,27 @@ def test_colours_are_told_apart_by_colour_blind_eyes(seen):
 def test_matplotlibs_own_colours_are_not():
     """So that the law above means something."""
     assert nearest([f"C{n}" for n in range(7)], "no red") < 10
+
+
+def test_a_bent_density_stands_at_the_heights_of_its_map():
+    u = torch.linspace(-1, 1, 5)
+    T, q = u**3, torch.arange(5.0)
+    knots = torch.tensor([-1.0, 1.0])
+    curve, beside, below, _ = plots.bent(u, torch.ones(5), T, q, (knots, knots)).axes
+    assert curve.lines[0].get_xydata() == pytest.approx(torch.stack([u, T], -1).numpy())
+    assert curve.lines[1].get_xydata().tolist() == [[-1, -1], [1, 1]]
+    outline = {tuple(point) for point in beside.collections[0].get_paths()[0].vertices}
+    assert {(0.0, -1.0), (4.0, 1.0)} <= outline
+    assert curve.get_ylim() == beside.get_ylim() and curve.get_xlim() == below.get_xlim()
+
+
+def test_heatmaps_have_the_first_coefficient_to_the_right_and_a_scale_a_row():
+    density = torch.zeros(4, 4)
+    density[3, 0] = 1.0  # first coefficient high, second low
+    rows = {"a": {"x": density, "y": 2 * density}, "b": {"x": 5 * density, "y": density}}
+    figure = plots.heatmaps(rows, "b", "d")
+    first, second, third, fourth = figure.axes
+    assert first.images[0].get_array()[0, 3] == 1 and first.images[0].origin == "lower"
+    scales = [ax.images[0].get_clim()[1] for ax in figure.axes]
+    assert scales[0] == scales[1] and scales[2] == scales[3] == pytest.approx(5 * scales[0])
+    assert third.get_ylabel() == "b\nd" and third.get_xlabel() == "b"
