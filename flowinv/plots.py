@@ -281,31 +281,29 @@ def bent(u: Tensor, p: Tensor, T: Tensor, q: Tensor, knots: tuple[Tensor, Tensor
     return figure
 
 
-def heatmaps(rows: dict[str, dict[str, Tensor]], xlabel: str, ylabel: str) -> Figure:
-    """Densities over the box of two coefficients, dark where they are high.
+def heatmaps(maps: dict[str, Tensor], xlabel: str, ylabel: str) -> Figure:
+    """Densities over the box of two coefficients, dark where they are high, three a line.
 
-    The maps of a row have one scale, that of its first.
+    All have one scale, that of the first.
 
     Args:
-        rows: {name: {title: (N, N)}}, of the first coefficient and the second.
+        maps: {title: (N, N)}, of the first coefficient and the second.
         xlabel, ylabel: names of the two.
     """
-    columns = max(map(len, rows.values()))
-    size = (1.75 * columns + 0.5, 1.8 * len(rows) + 0.5)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=size, sharex=True, sharey=True, squeeze=False
-    )
-    for n, (line, (name, maps)) in enumerate(zip(axes, rows.items())):
-        top = float(next(iter(maps.values())).quantile(0.995))
-        for ax, (title, density) in zip(line, maps.items()):
-            shown = ax.imshow(density.T.numpy(), origin="lower", extent=(-1, 1, -1, 1))
-            shown.set(cmap="Greys", clim=(0, top))
-            ax.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-            if n == 0:
-                ax.set_title(title, fontsize=10)
-        line[0].set_ylabel(f"{name}\n{ylabel}" if name else ylabel)
-    for ax in axes[-1]:
-        ax.set_xlabel(xlabel)
+    lines = -(-len(maps) // 3)
+    size = (5.6, 1.95 * lines + 0.35)
+    figure, axes = plt.subplots(lines, 3, figsize=size, sharex=True, sharey=True, squeeze=False)
+    top = float(next(iter(maps.values())).quantile(0.995))
+    for ax, (title, density) in zip(axes.flat, maps.items()):
+        shown = ax.imshow(density.T.numpy(), origin="lower", extent=(-1, 1, -1, 1))
+        shown.set(cmap="Greys", clim=(0, top))
+        ax.set_title(title, fontsize=10)
+        ax.set(xlabel=xlabel, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+        ax.label_outer()
+    for ax in axes.flat[len(maps) :]:
+        ax.set_axis_off()
+    for line in axes:
+        line[0].set_ylabel(ylabel)
     figure.tight_layout(pad=0.5)
     return figure
 
