@@ -405,6 +405,65 @@ def fans(image: Tensor, degrees: Tensor, densities: dict[str, Tensor], title: st
     return figure
 
 
+def bent(u: Tensor, p: Tensor, T: Tensor, q: Tensor, knots: tuple[Tensor, Tensor]) -> Figure:
+    """A monotone map with its knots, the density that it is given below, what it makes beside.
+
+    Args:
+        u, p: (N,), places before the map, and the density there.
+        T, q: (N,), where they go, and the density there.
+        knots: places and where they go, (K,) each.
+    """
+    figure, axes = plt.subplots(
+        2,
+        2,
+        figsize=(5, 4.2),
+        sharex="col",
+        sharey="row",
+        gridspec_kw={"width_ratios": (3, 1.3), "height_ratios": (3, 1.3)},
+    )
+    (curve, beside), (below, corner) = axes
+    curve.plot(u, T, color=PALETTE[0], linewidth=2)
+    curve.plot(*knots, "o", color=PALETTE[1])
+    curve.set_ylabel("T")
+    below.fill_between(u, p, color=PALETTE[4])
+    below.set(xlabel="u", ylabel="p(u)")
+    below.set_ylim(0, 1.2 * float(p.max()))
+    beside.fill_betweenx(T, q, color=PALETTE[4])
+    beside.set_xlim(left=0)
+    beside.set_xlabel("q(T)")
+    beside.tick_params(labelbottom=True)
+    corner.set_axis_off()
+    figure.tight_layout()
+    return figure
+
+
+def heatmaps(maps: dict[str, Tensor], xlabel: str, ylabel: str) -> Figure:
+    """Densities over the box of two coefficients, dark where they are high, three a line.
+
+    All have one scale, that of the first.
+
+    Args:
+        maps: {title: (N, N)}, of the first coefficient and the second.
+        xlabel, ylabel: names of the two.
+    """
+    lines = -(-len(maps) // 3)
+    size = (5.6, 1.95 * lines + 0.35)
+    figure, axes = plt.subplots(lines, 3, figsize=size, sharex=True, sharey=True, squeeze=False)
+    top = float(next(iter(maps.values())).quantile(0.995))
+    for ax, (title, density) in zip(axes.flat, maps.items()):
+        shown = ax.imshow(density.T.numpy(), origin="lower", extent=(-1, 1, -1, 1))
+        shown.set(cmap="Greys", clim=(0, top))
+        ax.set_title(title, fontsize=10)
+        ax.set(xlabel=xlabel, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+        ax.label_outer()
+    for ax in axes.flat[len(maps) :]:
+        ax.set_axis_off()
+    for line in axes:
+        line[0].set_ylabel(ylabel)
+    figure.tight_layout(pad=0.5)
+    return figure
+
+
 def graph(
     places: dict[str, tuple[float, float]], edges: list[tuple[str, str]], observed: str, sure: str
 ) -> Figure:

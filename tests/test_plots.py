@@ -307,3 +307,27 @@ def test_the_arrow_of_a_lookup_starts_at_the_pixel_and_ends_at_its_place():
     (arrow,) = figure.artists
     assert arrow.xy1 == (-0.875, 0.75)
     assert arrow.xy2 == pytest.approx(places[3, 0].tolist())
+
+
+def test_a_bent_density_stands_at_the_heights_of_its_map():
+    u = torch.linspace(-1, 1, 5)
+    T, q = u**3, torch.arange(5.0)
+    knots = torch.tensor([-1.0, 1.0])
+    curve, beside, below, _ = plots.bent(u, torch.ones(5), T, q, (knots, knots)).axes
+    assert curve.lines[0].get_xydata() == pytest.approx(torch.stack([u, T], -1).numpy())
+    assert curve.lines[1].get_xydata().tolist() == [[-1, -1], [1, 1]]
+    outline = {tuple(point) for point in beside.collections[0].get_paths()[0].vertices}
+    assert {(0.0, -1.0), (4.0, 1.0)} <= outline
+    assert curve.get_ylim() == beside.get_ylim() and curve.get_xlim() == below.get_xlim()
+
+
+def test_heatmaps_have_the_first_coefficient_to_the_right_and_one_scale():
+    density = torch.zeros(4, 4)
+    density[3, 0] = 1.0  # first coefficient high, second low
+    maps = {name: n * density for n, name in enumerate("abcd", start=1)}
+    axes = plots.heatmaps(maps, "b", "d").axes
+    assert axes[0].images[0].get_array()[0, 3] == 1 and axes[0].images[0].origin == "lower"
+    assert [ax.get_title() for ax in axes[:4]] == list("abcd")
+    assert len({ax.images[0].get_clim() for ax in axes[:4]}) == 1
+    assert axes[0].get_ylabel() == axes[3].get_ylabel() == "d" and axes[3].get_xlabel() == "b"
+    assert not axes[5].axison
