@@ -52,7 +52,7 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
     figure, axes = plt.subplots(B, S + 1, figsize=size, squeeze=False)
     for image, samples, label, row in zip(images, warped.transpose(0, 1), labels, axes):
         _picture(row[0], image)
-        row[0].set_ylabel(label, rotation=0, labelpad=12, va="center")
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
         _frame(row[0])
         for ax, sample in zip(row[1:], samples):
             _picture(ax, sample)
@@ -461,6 +461,42 @@ def heatmaps(maps: dict[str, Tensor], xlabel: str, ylabel: str) -> Figure:
     for line in axes:
         line[0].set_ylabel(ylabel)
     figure.tight_layout(pad=0.5)
+    return figure
+
+
+def sweeps(images: Tensor, degrees: Tensor, kept: Tensor, q: Tensor, titles: list[str]) -> Figure:
+    """For each image the rotations that keep its class, in grey, and a density as a line.
+
+    Areas under the line are proportional to probability. 0° is up, and positive angles turn
+    counter-clockwise.
+
+    Args:
+        images: (B, C, H, W).
+        degrees: (N,), evenly around the full circle.
+        kept: (N, B), whether the class stays.
+        q: (N, B), the density in any unit.
+        titles: B, above the images.
+    """
+    B = len(images)
+    figure = plt.figure(figsize=(2.1 * B, 3.3))
+    grid = figure.add_gridspec(3, B)
+    angles = np.deg2rad(degrees.numpy())
+    heights = (q / q.mean(0)).sqrt().numpy()  # 1 where all rotations are as probable
+    top = 1.1 * max(1.0, heights.max())
+    for b in range(B):
+        above = figure.add_subplot(grid[0, b])
+        _picture(above, images[b])
+        above.set_title(titles[b], fontsize=9)
+        below = figure.add_subplot(grid[1:, b], projection="polar", theta_offset=np.pi / 2)
+        stays = top * kept[:, b].numpy()
+        below.bar(angles, stays, 2 * np.pi / len(angles), color="lightgrey")
+        closed = [*range(len(angles)), 0]
+        below.plot(angles[closed], heights[closed, b], color=PALETTE[0], linewidth=2)
+        below.set_ylim(0, top)
+        quarters = np.deg2rad([0, 90, 180, 270])
+        below.set_xticks(quarters, ["0°", "90°", "180°", "−90°"], fontsize=8)
+        below.set_yticks([])
+    figure.tight_layout(pad=0.4)
     return figure
 
 

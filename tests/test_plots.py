@@ -78,6 +78,29 @@ def test_around_a_dial_the_image_is_turned_as_its_place_says():
         assert top / np.linalg.norm(top) == pytest.approx(place / np.linalg.norm(place), abs=1e-6)
 
 
+def test_a_long_name_beside_its_row_does_not_touch_the_images():
+    figure = plots.samples(torch.rand(1, 1, 8, 8), torch.rand(2, 1, 1, 8, 8), ["automobile"])
+    figure.canvas.draw()
+    first = figure.axes[0]
+    assert first.yaxis.label.get_window_extent().x1 <= first.get_window_extent().x0
+    assert first.yaxis.label.get_window_extent().x0 >= 0
+
+
+def test_a_sweep_is_grey_where_the_class_stays_and_has_the_density_on_one_scale():
+    degrees = torch.arange(-180.0, 180.0, 5.0)
+    kept = degrees.abs()[:, None] <= torch.tensor([40.0, 90.0])
+    q = torch.stack([torch.ones(72), (degrees.abs() <= 45).float()], 1)
+    figure = plots.sweeps(torch.rand(2, 1, 8, 8), degrees, kept, 7 * q, ["a", "b"])
+    for b, (above, polar) in enumerate(zip(figure.axes[::2], figure.axes[1::2])):
+        assert above.get_title() == "ab"[b]
+        grey = np.array([bar.get_height() > 0 for bar in polar.patches])
+        middles = np.rad2deg([bar.get_x() + bar.get_width() / 2 for bar in polar.patches])
+        assert (grey == (abs(middles) < [42, 92][b])).all()
+        heights = polar.lines[0].get_ydata()
+        assert (heights[:-1] ** 2).mean() == pytest.approx(1) and heights[0] == heights[-1]
+        assert polar.get_theta_offset() == pytest.approx(np.pi / 2)
+
+
 def test_widths_are_lines_over_epochs():
     history = [{"epoch": e, "widths": [10.0 * e, 5.0 * e]} for e in (3, 4, 5)]
     (ax,) = plots.widths(history, ("0", "6"), uniform=174).axes
