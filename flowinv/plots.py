@@ -62,7 +62,12 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
     return figure
 
 
-def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
+Arcs = list[tuple[float, float]]  # from where to where, in degrees
+
+
+def rotations(
+    images: Tensor, degrees: Tensor, labels: list[str], right: list[Arcs] | None = None
+) -> Figure:
     """For each image a polar histogram of its sampled rotations.
 
     Bars' areas are proportional to probability, on one scale. 0° is up, and positive angles turn
@@ -72,6 +77,7 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         images: (B, C, H, W).
         degrees: (S, B).
         labels: B names, above the images.
+        right: B lists of arcs where rotations should be, shown in grey; None shows none.
     """
     B = len(images)
     edges, _ = _histogram(degrees[:, 0])
@@ -85,6 +91,7 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         _picture(above, images[b])
         above.set_title(labels[b], fontsize=9)
         below = figure.add_subplot(grid[1:, b], projection="polar", theta_offset=np.pi / 2)
+        _arcs(below, right[b] if right else [], 1.05 * largest)
         _polar_bars(below, edges, np.sqrt(shares[b]), PALETTE[b % len(PALETTE)])
         below.set_ylim(0, 1.05 * largest)
     figure.tight_layout(pad=0.4)
@@ -672,7 +679,7 @@ def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int)
 def diagnosis(
     image: Tensor,
     runs: dict[str, tuple[Tensor, Tensor, list[float | None]]],
-    right: list[tuple[float, float]],
+    right: Arcs,
     bound: float,
 ) -> Figure:
     """What a run of training made of an image, one beside another: a failure, say, and its cure.
@@ -702,9 +709,7 @@ def diagnosis(
                 _frame(ax)
                 ax.set_title(title, fontsize=10, loc="left", color=PALETTE[n])
         polar = above.add_subplot(blocks[1, n], projection="polar", theta_offset=np.pi / 2)
-        for low, high in right:
-            middle, width = np.deg2rad([(low + high) / 2, high - low])
-            polar.bar(middle, RIM, width, color="lightgrey", zorder=0)
+        _arcs(polar, right, RIM)
         edges, shares = _histogram(degrees)
         _polar_bars(polar, edges, np.minimum(np.sqrt(shares), RIM), PALETTE[n])
         polar.set_ylim(0, RIM)
@@ -746,6 +751,13 @@ def _histogram(degrees: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Edges of bins of 10°, and the share of the angles (N,) in each."""
     counts, edges = np.histogram(degrees.cpu().numpy(), np.linspace(-180, 180, 37))
     return edges, counts / len(degrees)
+
+
+def _arcs(ax: Axes, arcs: Arcs, rim: float) -> None:
+    """Grey sectors, behind everything."""
+    for low, high in arcs:
+        middle, width = np.deg2rad([(low + high) / 2, high - low])
+        ax.bar(middle, rim, width, color="lightgrey", zorder=0)
 
 
 def _polar_bars(ax: Axes, edges: np.ndarray, heights: np.ndarray, color: str) -> None:

@@ -222,6 +222,18 @@ def test_the_method_has_its_lit_parts_and_no_others_in_colour():
         plots.method("flows")
 
 
+def test_rotations_stand_over_the_arcs_where_they_should_be():
+    right = [[(-90.0, 90.0)], []]
+    figure = plots.rotations(torch.rand(2, 1, 8, 8), torch.zeros(50, 2), ["a", "b"], right)
+    grey = to_rgb("lightgrey")
+    arcs = []
+    for ax in figure.axes[1::2]:
+        arcs.append([bar for bar in ax.patches if to_rgb(bar.get_facecolor()) == grey])
+    ((arc,), none) = arcs
+    assert np.rad2deg([arc.get_x(), arc.get_width()]) == pytest.approx([-90, 180])
+    assert not none
+
+
 def test_clouds_show_every_point_and_the_line_in_every_panel():
     x = torch.arange(5.0)
     panels = {"one": {"a": (x, x + 1), "b": (x[:2], x[:2])}, "two": {"a": (x, 2 * x)}}
