@@ -235,7 +235,7 @@ def captioned(images: Tensor, titles: list[list[str]], labels: list[str]) -> Fig
         for ax, image, title in zip(line, own, names):
             _picture(ax, image)
             ax.set_title(title, fontsize=9, pad=3)
-        line[0].set_ylabel(label, rotation=0, labelpad=12, va="center")
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -351,7 +351,8 @@ def clouds(
         ax.set_title(title, fontsize=10)
         _x_axis(ax, xlabel)
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].legend(fontsize=8)
+    if any(chain.from_iterable(panels.values())):  # a label that is not empty
+        axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     return figure
 
