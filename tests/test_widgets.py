@@ -86,17 +86,25 @@ def test_wide_frames_stand_below_one_another_in_the_strip(displayed):
     assert strip.size == (200, 2 * 80)
 
 
-def test_a_frame_keeps_its_colours_in_a_palette():
-    """Those of a line drawing exactly, many shades within a few levels of 256."""
-    figure = plt.figure(figsize=(1, 1), facecolor="#12AB9F")
-    frame = Picture.open(io.BytesIO(widgets.png(figure)))
-    assert frame.mode == "P" and frame.convert("RGB").getcolors() == [(6400, (0x12, 0xAB, 0x9F))]
+def test_a_palette_is_as_small_as_keeps_the_picture():
+    """One colour; 6,400 shades, with more; noise, with the most. No pixel changes much."""
     y, x = np.mgrid[:80, :80] / 80
-    shades = np.stack([x, y, x * y], -1)  # 6,400 colours
-    figure = plt.figure(figsize=(1, 1))
-    figure.figimage(shades)
-    frame = Picture.open(io.BytesIO(widgets.png(figure))).convert("RGB")
-    assert abs(np.asarray(frame) / 255 - shades).mean() < 0.02
+    noise = np.random.default_rng(0).random((80, 80, 3))
+    pictures = {1: np.full((80, 80, 3), 0.25), 64: np.stack([x, x, y / 4], -1), 256: noise}
+    for colours, picture in pictures.items():
+        figure = plt.figure(figsize=(1, 1))
+        figure.figimage(picture)
+        frame = Picture.open(io.BytesIO(widgets.png(figure)))
+        assert frame.mode == "P" and len(frame.getcolors()) in range(colours // 2, colours + 1)
+        apart = abs(np.asarray(frame.convert("RGB")) - 255 * picture).max()
+        assert apart < (70 if picture is noise else 21)
+
+
+def test_what_is_transparent_is_white():
+    buffer = io.BytesIO()
+    Picture.new("RGBA", (4, 4), (255, 0, 0, 0)).save(buffer, format="png")
+    few = Picture.open(io.BytesIO(widgets.few_colours(buffer.getvalue()))).convert("RGB")
+    assert few.getcolors() == [(16, (255, 255, 255))]
 
 
 @pytest.mark.parametrize(
