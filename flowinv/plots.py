@@ -392,7 +392,7 @@ def fields(image: Tensor, velocities: dict[str, Tensor]) -> Figure:
 
 
 def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int) -> Figure:
-    """The places of an image that the pixels of a warped one show, and an arrow to one of them.
+    """The frame of a warped image, laid over the image, and an arrow to what one pixel shows.
 
     Args:
         image, warped: (C, H, W).
@@ -406,10 +406,8 @@ def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int)
         ax.images[0].set(extent=(-1, 1, 1, -1), interpolation="nearest")
         ax.set(xlim=(-1.4, 1.4), ylim=(1.4, -1.4), facecolor="#444444")
         ax.set_title(title, fontsize=10)
-    for i in np.linspace(0, H - 1, 4).round().astype(int):
-        axes[0].plot(*places[i].T, color=PALETTE[4], linewidth=1)
-    for j in np.linspace(0, W - 1, 4).round().astype(int):
-        axes[0].plot(*places[:, j].T, color=PALETTE[4], linewidth=1)
+    for side in (places[0], places[-1], places[:, 0], places[:, -1]):
+        axes[0].plot(*side.T, color=PALETTE[4], linewidth=1.5)
     end = tuple(places[row, column].tolist())
     start = ((2 * column + 1) / W - 1, (2 * row + 1) / H - 1)
     for ax, point in zip(axes, (end, start)):
