@@ -605,17 +605,19 @@ def gallery(rows: dict[str, Tensor], titles: list[str], signed: bool = False) ->
     Args:
         rows: {name: (B, C, H, W)}.
         titles: B, above the columns.
-        signed: values of either sign, one channel: blue below 0, white at 0, red above.
+        signed: values of either sign, one channel: blue below 0, white at 0, red above, in full
+            colour from half the largest value on.
     """
     columns = len(titles)
     size = (0.78 * columns + 1.0, 0.8 * len(rows) + 0.3)
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
-    largest = max(float(images.detach().abs().max()) for images in rows.values())
+    half = max(float(images.detach().abs().max()) for images in rows.values()) / 2
     for row, (name, images) in zip(axes, rows.items()):
         for ax, image in zip(row, images):
             _picture(ax, image)
+            ax.images[0].set_interpolation("nearest")  # small pictures, small files
             if signed:
-                ax.images[0].set(cmap="RdBu_r", clim=(-largest, largest))
+                ax.images[0].set(cmap="RdBu_r", clim=(-half, half))
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     for ax, title in zip(axes[0], titles):
         ax.set_title(title, fontsize=9)
@@ -631,24 +633,24 @@ def fields(image: Tensor, velocities: dict[str, Tensor]) -> Figure:
         velocities: {name: (H, W, 2)}, x and y of each pixel, in halves of the picture.
     """
     rows = -(-len(velocities) // 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(5.4, 1.95 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, 3, figsize=(5.4, 2.1 * rows), squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     every = slice(3, None, 7)  # not too many arrows
     for ax, (name, velocity) in zip(axes.flat, velocities.items()):
         H, W = velocity.shape[:2]
-        _picture(ax, image)
-        ax.images[0].set_alpha(0.5)
+        _picture(ax, image / 2)
+        ax.images[0].set_interpolation("nearest")
         i, j = np.mgrid[:H, :W][:, every, every]
-        x, y = (velocity[every, every].numpy() * (W / 8, H / 8)).transpose(2, 0, 1)
-        ax.quiver(j, i, x, y, color=PALETTE[5], angles="xy", scale_units="xy", scale=1, width=0.014)
+        x, y = (velocity[every, every].numpy() * (W / 4, H / 4)).transpose(2, 0, 1)
+        ax.quiver(j, i, x, y, color=PALETTE[5], angles="xy", scale_units="xy", scale=1, width=0.015)
         ax.set_title(name, fontsize=10)
     figure.tight_layout(pad=0.4)
     return figure
 
 
 def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int) -> Figure:
-    """The places of an image that the pixels of a warped one show, and an arrow to one of them.
+    """The frame of a warped image, laid over the image, and an arrow to what one pixel shows.
 
     Args:
         image, warped: (C, H, W).
@@ -659,13 +661,11 @@ def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int)
     figure, axes = plt.subplots(1, 2, figsize=(4.6, 2.5))
     for ax, picture, title in zip(axes, (image, warped), ("old picture", "new picture")):
         _picture(ax, picture)
-        ax.images[0].set_extent((-1, 1, 1, -1))
+        ax.images[0].set(extent=(-1, 1, 1, -1), interpolation="nearest")
         ax.set(xlim=(-1.4, 1.4), ylim=(1.4, -1.4), facecolor="#444444")
         ax.set_title(title, fontsize=10)
-    for i in np.linspace(0, H - 1, 4).round().astype(int):
-        axes[0].plot(*places[i].T, color=PALETTE[4], linewidth=1)
-    for j in np.linspace(0, W - 1, 4).round().astype(int):
-        axes[0].plot(*places[:, j].T, color=PALETTE[4], linewidth=1)
+    for side in (places[0], places[-1], places[:, 0], places[:, -1]):
+        axes[0].plot(*side.T, color=PALETTE[4], linewidth=1.5)
     end = tuple(places[row, column].tolist())
     start = ((2 * column + 1) / W - 1, (2 * row + 1) / H - 1)
     for ax, point in zip(axes, (end, start)):

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 from PIL import Image as Picture
+from PIL import ImageChops, ImageStat
 
 STRIP = 4  # frames that paper shows
 
@@ -38,27 +39,51 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
     start = _starts(start or {}, choices)
     sliders = {name: _slider(name, values, start[name]) for name, values in choices.items()}
     drawn: list[bytes] = []
+    # One for all: a layout of its own would add a kilobyte to the page for each frame.
+    layout = ipywidgets.Layout(max_width="100%", object_fit="contain")
 
     def stack(chosen: dict) -> ipywidgets.Widget:
         """What shows the frames in which the names of ``chosen`` have these values."""
         left = [name for name in choices if name not in chosen]
         if not left:
             drawn.append(png(draw(**chosen)))
-            return _picture(drawn[-1])
+            return ipywidgets.Image(value=drawn[-1], format="png", layout=layout)
         name = left[0]
         parts = [stack({**chosen, name: value}) for value in choices[name]]
-        return _linked(sliders[name], parts)
+        return _linked(sliders[name], parts, layout)
 
     shown = stack({})
     display(Image(_strip(_some(drawn))), ipywidgets.VBox([*sliders.values(), shown]))
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, and the figure closed. 256 colours: a third of the bytes."""
+    """The figure as a PNG file, and the figure closed."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     plt.close(figure)
-    return _file(Picture.open(buffer).convert("RGB"), colours=256)
+    return few_colours(buffer.getvalue())
+
+
+def few_colours(file: bytes) -> bytes:
+    """The PNG file with a palette, a third of the bytes or less; what is transparent is white.
+
+    The palette has 64, 128 or 256 colours: as few as change the picture by less than half a level
+    of 256 on average. Large surfaces keep their colour.
+
+    Args:
+        file: a PNG file.
+    """
+    picture = Picture.open(io.BytesIO(file)).convert("RGBA")
+    white = Picture.new("RGBA", picture.size, "white")
+    opaque = Picture.alpha_composite(white, picture).convert("RGB")
+    for colours in (64, 128, 256):
+        few = opaque.quantize(colours, Picture.Quantize.MEDIANCUT, dither=Picture.Dither.NONE)
+        apart = ImageChops.difference(opaque, few.convert("RGB"))
+        if max(ImageStat.Stat(apart).mean) < 0.5:
+            break
+    buffer = io.BytesIO()
+    few.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def _starts(start: dict, choices: dict[str, list]) -> dict:
@@ -82,21 +107,18 @@ def _slider(name: str, values: list, value: object) -> ipywidgets.SelectionSlide
     )
 
 
-def _picture(file: bytes) -> ipywidgets.Image:
-    layout = {"max_width": "100%", "object_fit": "contain"}
-    return ipywidgets.Image(value=file, format="png", layout=layout)
-
-
 def _linked(
-    slider: ipywidgets.SelectionSlider, parts: list[ipywidgets.Widget]
+    slider: ipywidgets.SelectionSlider, parts: list[ipywidgets.Widget], layout: ipywidgets.Layout
 ) -> ipywidgets.Widget:
     """The one of the parts that the slider says."""
     if hasattr(ipywidgets, "Stack"):
-        stack = ipywidgets.Stack(parts, selected_index=slider.index)
+        stack = ipywidgets.Stack(parts, selected_index=slider.index, layout=layout)
         ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
         return stack
 
-    box = ipywidgets.Box([parts[slider.index]])  # ipywidgets 7 exchanges frames with a kernel only
+    box = ipywidgets.Box(
+        [parts[slider.index]], layout=layout
+    )  # ipywidgets 7 exchanges frames with a kernel only
 
     def exchange(change: dict) -> None:
         box.children = [parts[change["new"]]]
@@ -123,12 +145,6 @@ def _strip(files: list[bytes]) -> bytes:
     strip = Picture.new("RGB", size, "white")
     for i, picture in enumerate(pictures):
         strip.paste(picture, (0, i * H) if down else (i * W, 0))
-    return _file(strip, colours=64)
-
-
-def _file(picture: Picture.Image, colours: int) -> bytes:
-    """The picture (RGB) as a PNG file with a palette of its own."""
     buffer = io.BytesIO()
-    few = picture.quantize(colours, dither=Picture.Dither.NONE)
-    few.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    strip.save(buffer, format="png")
+    return few_colours(buffer.getvalue())

@@ -46,7 +46,7 @@ ROOMS = [
 ALONE = ("plots", "widgets", "files")
 # What scripts outside the package may import, by folder.
 OUTSIDE = {
-    "book": {"lab", "files"},
+    "book": {"lab", "files", "widgets"},
     "benchmarks": {room.split(".")[0] for row in ROOMS for room in row},
 }
 

@@ -86,17 +86,24 @@ def test_wide_frames_stand_below_one_another_in_the_strip(displayed):
     assert strip.size == (200, 2 * 80)
 
 
-def test_a_frame_keeps_its_colours_in_a_palette():
-    """Those of a line drawing exactly, many shades within a few levels of 256."""
-    figure = plt.figure(figsize=(1, 1), facecolor="#12AB9F")
-    frame = Picture.open(io.BytesIO(widgets.png(figure)))
-    assert frame.mode == "P" and frame.convert("RGB").getcolors() == [(6400, (0x12, 0xAB, 0x9F))]
+def test_a_palette_is_as_small_as_keeps_the_picture():
+    """A few colours stay exactly; many shades need more of them, noise the most."""
     y, x = np.mgrid[:80, :80] / 80
-    shades = np.stack([x, y, x * y], -1)  # 6,400 colours
-    figure = plt.figure(figsize=(1, 1))
-    figure.figimage(shades)
-    frame = Picture.open(io.BytesIO(widgets.png(figure))).convert("RGB")
-    assert abs(np.asarray(frame) / 255 - shades).mean() < 0.02
+    noise = np.random.default_rng(0).random((80, 80, 3))
+    five = (np.stack([x, y, x], -1) * 4).round() / 4
+    for picture, colours, most in ((five, 25, 0.6), (noise, 256, 20)):
+        figure = plt.figure(figsize=(1, 1))
+        figure.figimage(picture)
+        frame = Picture.open(io.BytesIO(widgets.png(figure)))
+        assert frame.mode == "P" and len(frame.getcolors()) == colours
+        assert abs(np.asarray(frame.convert("RGB")) - 255 * picture).mean() < most
+
+
+def test_what_is_transparent_is_white():
+    buffer = io.BytesIO()
+    Picture.new("RGBA", (4, 4), (255, 0, 0, 0)).save(buffer, format="png")
+    few = Picture.open(io.BytesIO(widgets.few_colours(buffer.getvalue()))).convert("RGB")
+    assert few.getcolors() == [(16, (255, 255, 255))]
 
 
 @pytest.mark.parametrize(
