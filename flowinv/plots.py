@@ -416,6 +416,8 @@ def fans(image: Tensor, degrees: Tensor, densities: dict[str, Tensor], title: st
 def bent(u: Tensor, p: Tensor, T: Tensor, q: Tensor, knots: tuple[Tensor, Tensor]) -> Figure:
     """A monotone map with its knots, the density that it is given below, what it makes beside.
 
+    The latter is shown up to four times the highest of the former, so that figures compare.
+
     Args:
         u, p: (N,), places before the map, and the density there.
         T, q: (N,), where they go, and the density there.
@@ -437,7 +439,7 @@ def bent(u: Tensor, p: Tensor, T: Tensor, q: Tensor, knots: tuple[Tensor, Tensor
     below.set(xlabel="u", ylabel="p(u)")
     below.set_ylim(0, 1.2 * float(p.max()))
     beside.fill_betweenx(T, q, color=PALETTE[4])
-    beside.set_xlim(left=0)
+    beside.set_xlim(0, 4 * float(p.max()))
     beside.set_xlabel("q(T)")
     beside.tick_params(labelbottom=True)
     corner.set_axis_off()
