@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 # Okabe and Ito's palette, without its yellow, which is faint on white.
@@ -89,6 +90,62 @@ def rotations(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         below.set_ylim(0, 1.05 * largest)
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def opposite(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
+    """Dials: an image in its poses all around, inside them a polar histogram of its rotations.
+
+    The last two images share a dial, on which the rotations of the last stand turned by 180°: where
+    a 6 on its head is a 9, both then tell of the same shapes, and two fans that meet would be a
+    shape with two names. Bars' areas are proportional to probability, on one scale. 0° is up, and
+    positive angles turn counter-clockwise.
+
+    Args:
+        images: (B, C, H, W); the last is not shown, as it looks like the one before on its head.
+        degrees: (S, B).
+        labels: B names.
+    """
+    B = len(images)
+    edges = np.linspace(-180, 180, 37)
+    angles = degrees.cpu().numpy().T
+    turned = (angles[-1] + 360) % 360 - 180  # by half a turn, in [-180, 180)
+    heights = []
+    for one in (*angles[:-1], turned):
+        counts, _ = np.histogram(one, edges)
+        heights.append(np.sqrt(counts / len(one)))
+    dials = [[b] for b in range(B - 2)] + [[B - 2, B - 1]]
+
+    side = 3.3  # inches for a dial and the pictures around it
+    figure = plt.figure(figsize=(side * (B - 1), side + 0.3))
+    for n, own in enumerate(dials):
+        corner = ((n + 0.22) / (B - 1), 0.22 * side / (side + 0.3))
+        size = (0.56 / (B - 1), 0.56 * side / (side + 0.3))
+        ax = figure.add_axes((*corner, *size), projection="polar", theta_offset=np.pi / 2)
+        for b in own:
+            colour = PALETTE[b % len(PALETTE)]
+            _polar_bars(ax, edges, heights[b], colour)
+            name = labels[b] if b < B - 1 else f"{labels[b]}, turned by 180°"
+            ax.bar(0, 0, color=colour, label=name)
+        ax.set_ylim(0, 1.05 * np.max(heights))
+        ax.set_xticklabels([])
+        _poses(ax, images[own[0]])
+        above = (0.5, 1.5)
+        ax.legend(loc="center", bbox_to_anchor=above, ncols=2, frameon=False, handlelength=1)
+    return figure
+
+
+def _poses(ax: Axes, image: Tensor) -> None:
+    """The image around a dial, each time turned as its place says."""
+    for angle in range(-135, 181, 45):
+        at = np.deg2rad(angle + 90)
+        middle = 0.5 + 0.73 * np.array([np.cos(at), np.sin(at)])
+        box = ax.inset_axes((*(middle - 0.13), 0.26, 0.26))
+        _picture(box, image)
+        (drawn,) = box.images
+        drawn.set_extent((-1, 1, -1, 1))
+        drawn.set_transform(Affine2D().rotate_deg(angle) + box.transData)
+        box.set(xlim=(-1, 1), ylim=(-1, 1), facecolor="black")
+        box.set_title(f"{angle}°".replace("-", "−"), fontsize=8, pad=2)
 
 
 def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Figure:

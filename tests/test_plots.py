@@ -47,6 +47,37 @@ def test_polar_bars_start_at_the_top_and_turn_counter_clockwise():
     assert polar.get_theta_direction() == 1
 
 
+def test_of_an_opposite_pair_the_last_fan_stands_on_its_head():
+    """On one dial, in areas that are shares."""
+    degrees = torch.tensor([[0.0, 45, -100], [90, 45, -100], [90, 45, 35], [90, 45, 35]])
+    alone, shared = plots.opposite(torch.rand(3, 1, 8, 8), degrees, ["0", "6", "9"]).axes
+
+    def filled(ax):
+        bars = [bar for bar in ax.patches if bar.get_height() > 0]
+        middles = [np.rad2deg(bar.get_x() + bar.get_width() / 2) for bar in bars]
+        return dict(zip(np.round(middles), (bar.get_height() ** 2 for bar in bars)))
+
+    assert filled(alone) == pytest.approx({5: 0.25, 95: 0.75})
+    assert filled(shared) == pytest.approx({45: 1, 85: 0.5, -145: 0.5})
+    assert alone.get_ylim() == shared.get_ylim()
+    names = [text.get_text() for text in shared.get_legend().get_texts()]
+    assert names == ["6", "9, turned by 180°"]
+
+
+def test_around_a_dial_the_image_is_turned_as_its_place_says():
+    images = torch.rand(2, 1, 8, 8)
+    (dial,) = plots.opposite(images, torch.zeros(4, 2), ["6", "9"]).axes
+    dial.figure.canvas.draw()
+    middle = dial.transAxes.transform((0.5, 0.5))
+    assert len(dial.child_axes) == 8
+    for box in dial.child_axes:
+        assert torch.equal(shown(box), images[0, 0])
+        place = box.transAxes.transform((0.5, 0.5)) - middle
+        to_data = box.images[0].get_transform()
+        top = to_data.transform((0, 1)) - to_data.transform((0, 0))  # of the image, as drawn
+        assert top / np.linalg.norm(top) == pytest.approx(place / np.linalg.norm(place), abs=1e-6)
+
+
 def test_widths_are_lines_over_epochs():
     history = [{"epoch": e, "widths": [10.0 * e, 5.0 * e]} for e in (3, 4, 5)]
     (ax,) = plots.widths(history, ("0", "6"), uniform=174).axes
