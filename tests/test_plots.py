@@ -152,6 +152,18 @@ def test_a_graph_shows_what_is_observed_and_what_follows():
     assert kinds == {"a": "Circle", "b": "Square", "c": "Circle"}
 
 
+def test_the_method_has_its_lit_parts_and_no_others_in_colour():
+    (ax,) = plots.method("flow", "T").axes
+    lit = []
+    for name, (*_, words) in plots.METHOD.items():
+        (box,) = [text.get_bbox_patch() for text in ax.texts if text.get_text() == words]
+        if min(box.get_facecolor()) < 1:
+            lit.append(name)
+    assert lit == ["flow", "T"]
+    with pytest.raises(ValueError, match="expected parts among image, context"):
+        plots.method("flows")
+
+
 # What is left of linear RGB in complete colour blindness, from Machado et al. 2009.
 SEEN = {
     "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
