@@ -268,9 +268,9 @@ def choose(
 
 
 def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
-    """Write the tables of results and of choices, and the figure of gains.
+    """Write the tables of results and of choices, and the book's drawn figures.
 
-    They go to results.md, choices.md and _static/gains.svg beside the folder of results. The words
+    They go to results.md, choices.md and the folder _static beside the folder of results. The words
     around the tables stay as they are.
     """
     if not folders.out.is_dir():

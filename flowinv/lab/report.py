@@ -297,6 +297,24 @@ def dial_figure(points: list[dict]) -> Figure:
     return drawn
 
 
+def method_parts(folder: Path) -> list[dict]:
+    """The parts of the diagram of the whole method, each with where it leads; no result is read."""
+    return [
+        {
+            "part": part,
+            "at": [x, y],
+            "words": words,
+            "to": [b for a, b in plots.METHOD_ARROWS if a == part],
+        }
+        for part, (x, y, words) in plots.METHOD.items()
+    ]
+
+
+def method_figure(parts: list[dict]) -> Figure:
+    """The diagram that chapters light a part of, here with none lit."""
+    return plots.method()
+
+
 def save_figures(folder: Path, static: Path) -> list[Path]:
     """Write each figure that has something to show, its numbers inside, for a test to compare."""
     written = []
@@ -365,5 +383,9 @@ def generated(folder: Path, make: Callable[[Path], str] = scoreboard) -> str:
 
 # Pages beside the folder of results, and what stands between their marks.
 PAGES = {"results.md": scoreboard, "choices.md": choices}
-# Figures of those pages: their numbers, and how they are drawn.
-FIGURES = {"gains.svg": (gains, gains_figure), "dial.svg": (dial, dial_figure)}
+# Figures of the pages that are no notebooks: what is in them, and how they are drawn.
+FIGURES = {
+    "method.svg": (method_parts, method_figure),
+    "gains.svg": (gains, gains_figure),
+    "dial.svg": (dial, dial_figure),
+}
