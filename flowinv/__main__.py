@@ -153,9 +153,8 @@ def predict(
     """
     made = _made(network) if network else None
     with _bars(sys.stderr.isatty()) as bars:
-        number = predict_folder(
-            model, folder, out, partial(_show, bars, bars.add_task("images")), seed, made
-        )
+        bar = bars.add_task("images", total=None)  # how many there are is found out
+        number = predict_folder(model, folder, out, partial(_show, bars, bar), seed, made)
     print(f"written: {out}, {number} images")
     return 0
 
