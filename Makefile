@@ -1,4 +1,4 @@
-# make book     the rendered book, its opening chapter run live      → _build/html/index.html
+# make book     the rendered book, the chapter on digits run live     → _build/html/index.html
 # make test     style, unit tests, doctests, then every chapter with nbval
 # make slow     the tests that take minutes: killed runs, all rows, every chapter as on Colab
 # make lowest   the package's tests with the lowest versions that pyproject.toml allows
@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAPTERS := $(wildcard book/*.ipynb)
 # The chapter that `make book` and nbval run at the profile `quick`; the others use `ci` in tests.
-OPENING := book/mnist.ipynb
+LIVE := book/mnist.ipynb
 
 # No progress bars in stored outputs: as widgets they would need a script from another host.
 export TQDM_DISABLE := 1
@@ -36,7 +36,7 @@ book: $(VENV)/installed
 	rm -rf _build
 	mkdir -p _build/source
 	cp -r _config.yml _toc.yml book _build/source
-	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py _build/source/$(OPENING)
+	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py _build/source/$(LIVE)
 	$(BIN)/jupyter-book build --quiet -n -W --keep-going --path-output . _build/source
 	$(BIN)/python -c 'import jupyter_server_mathjax as m, os, shutil; \
 	    shutil.copytree(os.path.join(os.path.dirname(m.__file__), "static"), "_build/html/_static/mathjax")'
@@ -48,9 +48,9 @@ test: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
-	FLOWINV_PROFILE=quick $(BIN)/python -m pytest --nbval-lax $(OPENING)
-ifneq ($(filter-out $(OPENING),$(CHAPTERS)),)
-	FLOWINV_PROFILE=ci $(BIN)/python -m pytest --nbval-lax $(filter-out $(OPENING),$(CHAPTERS))
+	FLOWINV_PROFILE=quick $(BIN)/python -m pytest --nbval-lax $(LIVE)
+ifneq ($(filter-out $(LIVE),$(CHAPTERS)),)
+	FLOWINV_PROFILE=ci $(BIN)/python -m pytest --nbval-lax $(filter-out $(LIVE),$(CHAPTERS))
 endif
 
 slow: $(VENV)/installed

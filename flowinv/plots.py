@@ -230,7 +230,7 @@ def captioned(images: Tensor, titles: list[list[str]], labels: list[str]) -> Fig
         labels: R, left of the rows.
     """
     R, N = images.shape[:2]
-    figure, axes = plt.subplots(R, N, figsize=(0.85 * N + 0.2, 1.02 * R), squeeze=False)
+    figure, axes = plt.subplots(R, N, figsize=(0.85 * N + 0.2, 1.02 * R + 0.2), squeeze=False)
     for line, own, names, label in zip(axes, images, titles, labels):
         for ax, image, title in zip(line, own, names):
             _picture(ax, image)
