@@ -312,19 +312,25 @@ def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: 
         lines: {title: {label: (N,)}}.
         xlabel, ylabel: what the axes are, with their units.
     """
-    size = (2.9 * len(lines) + 2.6 * (len(lines) == 1), 2.8)
+    size = (2.9 * len(lines) + 2.6 * (len(lines) == 1), 3.0)
     figure, axes = plt.subplots(1, len(lines), figsize=size, sharey=True, squeeze=False)
     labels = list(dict.fromkeys(chain.from_iterable(lines.values())))
+    alike = all(list(drawn) == labels for drawn in lines.values())
     for ax, (title, drawn) in zip(axes[0], lines.items()):
         for label, y in drawn.items():
             n = labels.index(label)
             ax.plot(x, y, linestyle=LINES[n], color=PALETTE[n], linewidth=2, label=label)
         ax.set_title(title, fontsize=10)
         _x_axis(ax, xlabel)
-        if len(labels) > 1:
+        if len(labels) > 1 and not alike:
             ax.legend(fontsize=8)
     axes[0, 0].set_ylabel(ylabel)
-    figure.tight_layout()
+    above = 0.0
+    if len(labels) > 1 and alike:  # one legend above, where it hides no line
+        above = 0.25 * -(-len(labels) // 4) / size[1]
+        handles = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*handles, loc="upper center", fontsize=9, ncols=4, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - above))
     return figure
 
 

@@ -136,6 +136,17 @@ def test_a_curve_has_one_colour_and_style_in_all_panels():
     assert ax.get_xlabel() == "x (m)" and ax.get_legend() is None
 
 
+def test_panels_that_have_the_same_lines_have_one_legend_above_them():
+    x, y = torch.arange(3.0), torch.rand(3)
+    figure = plots.panels(x, {"one": {"a": y, "b": y}, "two": {"a": y, "b": y}}, "x", "y")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    for ax in figure.axes:
+        assert ax.get_legend() is None and not box.overlaps(ax.get_window_extent())
+
+
 def test_a_full_circle_in_degrees_has_ticks_at_quarter_turns():
     circle = torch.linspace(-179, 179, 5)
     (ax,) = plots.curves(circle, {"a": circle}, "T (degrees)", "y").axes
