@@ -30,13 +30,14 @@ class Registry(dict[str, Part]):
         raise ValueError(f"unknown {self.kind} {name!r}: expected one of {', '.join(self)}")
 
 
-def check_images(images: Tensor, values: bool = True) -> None:
+def check_images(images: Tensor, values: bool = True, or_bytes: bool = False) -> None:
     """Check that images are floats in [0, 1] with shape (B, C, H, W).
 
     Args:
         images: what was handed in.
         values: look at the numbers too. On a GPU that waits for the device, so training looks
             once at the whole data set and never inside a step.
+        or_bytes: whether uint8 will do, too.
 
     Raises:
         ValueError: if they are not.
@@ -47,10 +48,12 @@ def check_images(images: Tensor, values: bool = True) -> None:
             f"images: expected a tensor (B, C, H, W), got {got};"
             " add the missing axes with images[None] or images[:, None]"
         )
+    if or_bytes and images.dtype == torch.uint8:
+        return
     if not images.is_floating_point():
         raise ValueError(
-            f"images: expected floats in [0, 1], got {images.dtype};"
-            " convert with images.float() / 255"
+            f"images: expected floats in [0, 1]{' or uint8' if or_bytes else ''}, got"
+            f" {images.dtype}; convert with images.float() / 255"
         )
     if not values or not images.numel():
         return
@@ -64,6 +67,16 @@ def check_images(images: Tensor, values: bool = True) -> None:
             f"images: expected values in [0, 1], got {low:.3g} to {high:.3g};"
             " rescale them, and leave normalisation to the network"
         )
+
+
+def check_some(number: int) -> None:
+    """Check that there are images at all.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not number:
+        raise ValueError("images: expected at least one, got none; look at what selected them")
 
 
 def check_labels(labels: Tensor, count: int, classes: int) -> None:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from ..checks import Registry
 from ..files import atomic_write
-from .dataset import Dataset, Split
+from .dataset import DataError, Dataset, Split
 
 Arrays = dict[str, np.ndarray]
 
@@ -118,10 +118,6 @@ COLUMNS = 50  # images in a row of a sheet
 
 BAD_DOWNLOAD = "the download is not what it should be; try again later"
 BAD_CACHE = "delete the file; the next call downloads it again"
-
-
-class DataError(RuntimeError):
-    """A data set is missing, or is not what it should be."""
 
 
 def cache_file(name: str) -> Path:
