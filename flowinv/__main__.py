@@ -5,6 +5,7 @@ Results are stored with provenance. On several GPUs or hosts the same:
 `accelerate launch --multi_gpu -m flowinv train cifar10 --profile full`.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 Place = Annotated[Path, tyro.conf.Positional]
 Profile = Literal["ci", "quick", "part", "reduced", "full"]
 BOOK = Path("book/results")
+WORKERS = min(8, os.cpu_count() or 1)  # that read images
 EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
 EXPECTED = (*EVERYWHERE, results.RunError, CheckpointError, OSError, torch.cuda.OutOfMemoryError)
 
@@ -95,6 +97,9 @@ def fit(
     epochs: int = 32,
     alpha: float = 0.3,
     batch_size: int = 64,
+    pad: bool = False,
+    broken: Literal["refuse", "skip"] = "refuse",
+    workers: int = WORKERS,
     seed: int = 0,
 ) -> int:
     """Fit a model to your own images; a page of results is written beside it.
@@ -112,6 +117,9 @@ def fit(
         epochs: in all.
         alpha: price of entropy: more makes ranges wider.
         batch_size: images in a step.
+        pad: keep all of each image, filled up to a square; else the middle is cut out.
+        broken: what becomes of files that cannot be read; skip leaves them out.
+        workers: processes that read images.
         seed: of everything random.
     """
     # A classifier that has to learn does so alone in the first epochs.
@@ -126,6 +134,9 @@ def fit(
         classifier=classifier,
         weights=weights,
         size=size,
+        pad=pad,
+        broken=broken,
+        workers=workers,
         progress=sys.stderr.isatty(),
     )
     print(f"written: {out}\nwritten: {page}")
@@ -136,6 +147,8 @@ def predict(
     model: Place,
     folder: Place,
     out: Path = Path("ranges.csv"),
+    broken: Literal["refuse", "skip"] = "refuse",
+    workers: int = WORKERS,
     seed: int = 0,
 ) -> int:
     """Say of every image of a folder its class, and how far it may be moved: a table as CSV.
@@ -144,12 +157,13 @@ def predict(
         model: as fit has written it.
         folder: with images anywhere below.
         out: the table's file.
+        broken: what becomes of files that cannot be read; skip leaves them out.
+        workers: processes that read images.
         seed: of the samples.
     """
     with _bars(sys.stderr.isatty()) as bars:
-        number = predict_folder(
-            model, folder, out, partial(_show, bars, bars.add_task("images")), seed
-        )
+        show = partial(_show, bars, bars.add_task("images"))
+        number = predict_folder(model, folder, out, show, seed, broken, workers)
     print(f"written: {out}, {number} images")
     return 0
 

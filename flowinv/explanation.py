@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .alignment import mean
 from .checks import check_images, check_labels
+from .data.reading import Images, as_floats, parts
 from .distributions import wrap
 from .model import InvariantClassifier
 
@@ -200,17 +201,19 @@ class Explanation:
 @torch.no_grad()
 def ranges(
     model: InvariantClassifier,
-    images: Tensor,
+    images: Images,
     samples: int = 400,
     share: float = 0.9,
+    workers: int = 0,
 ) -> Ranges:
     """The range of each image in each coefficient, and how sure the classifier is over it.
 
     Args:
         model: whose q and classifier are asked.
-        images: (B, C, H, W), floats in [0, 1].
+        images: (B, C, H, W), or a Dataset, as ``predict`` has it.
         samples: of q for each image.
         share: of them that lie inside.
+        workers: processes that read a Dataset.
 
     Raises:
         ValueError: for images or numbers that are not as said.
@@ -221,13 +224,14 @@ def ranges(
         >>> found.names, found.low.shape, bool((found.high - found.low - 162).abs().max() < 20)
         (('rotation',), torch.Size([2, 1]), True)
     """
-    check_images(images)
     if samples < 1:
         raise ValueError(f"samples: expected 1 or more, got {samples}")
-    parts = [_ranges(model, part, samples, share)[0] for part in images.split(BATCH)]
+    found = []
+    for part in parts(images, BATCH, workers):
+        found.append(_ranges(model, as_floats(part, model.dtype), samples, share)[0])
     tensors = ("low", "high", "pose", "probabilities", "agreement")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
-    return Ranges(parts[0].names, parts[0].units, **whole)
+    whole = {name: torch.cat([getattr(part, name) for part in found]) for name in tensors}
+    return Ranges(found[0].names, found[0].units, **whole)
 
 
 def _ranges(

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from .checks import check_images
+from .data.reading import Images
 from .distributions import wrap
 from .model import InvariantClassifier
 from .transforms import FAMILIES
@@ -202,17 +203,22 @@ def class_widths(
 
 @torch.no_grad()
 def accuracy(
-    model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20
+    model: InvariantClassifier,
+    images: Images,
+    labels: Tensor,
+    samples: int = 20,
+    workers: int = 0,
 ) -> float:
     """The share of images whose most probable class is right.
 
     Args:
         model: whose prediction is measured.
-        images: (B, C, H, W).
+        images: (B, C, H, W), or a Dataset, as ``predict`` has it.
         labels: (B,).
         samples: of q that a prediction averages; 0 for the plain classifier.
+        workers: processes that read a Dataset.
     """
-    predicted = model.predict(images, samples).argmax(-1)
+    predicted = model.predict(images, samples, workers=workers).argmax(-1)
     return (predicted.cpu() == labels.cpu()).double().mean().item()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from flowinv import InvariantClassifier, load_folder, load_model, save_model
 from flowinv.__main__ import main
+from flowinv.data import DataWarning
 from flowinv.explanation import ranges
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +82,7 @@ def save_and_die(path, run):
         os.kill(os.getpid(), signal.SIGKILL)
 loop.save_checkpoint = save_and_die
 from flowinv.__main__ import main
+from flowinv.data import DataWarning
 main(sys.argv[1:])
 """
 
@@ -113,11 +116,33 @@ def test_weights_of_a_torchvision_network_stay_as_they_are(photos, tmp_path):
     assert model.classifier.frozen and not model.original
 
 
+def test_broken_files_are_left_out_where_asked_for(photos, tmp_path, capsys):
+    """Of fit and of predict; padding is kept with the model."""
+    for path in (photos / "train" / "bright" / "1.png", photos / "test" / "bright" / "2.png"):
+        path.write_bytes(path.read_bytes()[:-40])
+    out = tmp_path / "m.safetensors"
+    few = ["--epochs", "1", "--workers", "0", "--pad", "--broken", "skip"]
+    left_out = [pytest.warns(DataWarning, match=f"{n} files are left out") for n in (12, 8)]
+    with left_out[0], left_out[1]:
+        assert call("fit", photos, "--out", out, *FIT, *few) == 0
+    assert load_model(out).about["pad"] is True
+    table = tmp_path / "ranges.csv"
+    with pytest.warns(DataWarning, match="1 of 8 files are left out.*bright/2.png"):
+        assert call("predict", out, photos / "test", "--out", table, "--broken", "skip") == 0
+    assert len(table.read_text().splitlines()) == 8
+    table.unlink()
+    assert call("predict", out, photos / "test", "--out", table) == 1
+    assert "bright/2.png is no readable image" in capsys.readouterr().err
+    assert not table.exists()
+
+
 def test_what_cannot_be_done_is_said_in_one_line_and_leaves_no_file(photos, tmp_path, capsys):
     out = tmp_path / "m.safetensors"
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_text("no image")
+    cracked = shutil.copytree(photos, tmp_path / "cracked")
+    (cracked / "test" / "bright" / "0.png").write_text("")
     there = tmp_path / "there.safetensors"
     there.write_text("")
     own = tmp_path / "own.safetensors"
@@ -127,6 +152,7 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_no_file(photos, tmp_
     known = {path for path in tmp_path.rglob("*")}
     wrong = [
         (["fit", tmp_path / "none", "--out", out], "is not a folder of images"),
+        (["fit", cracked, "--out", out, *FIT], "1 of 8 files are no readable images: bright/0.png"),
         (["fit", photos, "--out", there, *FIT], "is there already"),
         (["fit", photos, "--out", out, "--family", "afine"], "unknown family 'afine'"),
         (["fit", photos, "--out", out, "--classifier", "resnt"], "unknown classifier 'resnt'"),
