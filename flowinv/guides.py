@@ -265,8 +265,10 @@ class FlowGuide(Guide):
 
     def distribution(self, images: Tensor) -> dist.TorchDistribution:
         if self.encoder is None:
-            return self.flow(images.new_ones(images.shape[0], self.context_dim))
-        return self.flow(self.encoder(images))
+            context = images.new_ones(images.shape[0], self.context_dim)
+        else:
+            context = self.encoder(images)
+        return self.flow(context, validate=False)
 
 
 class Flow(FlowGuide):

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from pyro import poutine
 from torch import Tensor, nn
 
+from .checks import check_count, told
 from .data.reading import Images, as_floats, parts, shape_of
 from .distributions import Draw, Uniform, draw
 from .guides import GUIDES
@@ -256,13 +257,18 @@ class InvariantClassifier(nn.Module):
             DataError: a Dataset's file cannot be read.
         """
         dtype = self.dtype
-        if chunk is None:
+        check_count("samples", samples, least=0)
+        if chunk is not None:
+            check_count("chunk", chunk)
+        else:
             at_once = AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"]
             chunk = at_once // max(1, math.prod(shape_of(images)) * dtype.itemsize)
         size = max(1, chunk // max(1, samples))
         found = []
         for part in parts(images, size, workers):
-            found.append(self._predict(as_floats(part.to(self.device), dtype), samples))
+            some = as_floats(part.to(self.device), dtype)
+            with told(some, self.q, self.classifier):
+                found.append(self._predict(some, samples))
         return torch.cat(found)
 
     def _predict(self, images: Tensor, samples: int) -> Tensor:

@@ -156,7 +156,10 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_no_file(photos, tmp_
         (["fit", photos, "--out", there, *FIT], "is there already"),
         (["fit", photos, "--out", out, "--family", "afine"], "unknown family 'afine'"),
         (["fit", photos, "--out", out, "--classifier", "resnt"], "unknown classifier 'resnt'"),
-        (["fit", photos, "--out", out, "--epochs", "0"], "epochs: expected a positive number"),
+        (
+            ["fit", photos, "--out", out, "--epochs", "0"],
+            "epochs: expected a whole number of 1 or more, got 0",
+        ),
         (
             ["fit", photos, "--out", out, "--classifier", "resnet18", "--weights", own],
             "does not hold weights of resnet18 with 2 classes",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from ..checks import check_images, check_labels, check_some
+from ..checks import check_count, check_images, check_labels, check_some
 from .dataset import DataError, Split
 
 Images = Tensor | Dataset | Split
@@ -219,6 +219,7 @@ class Items(Source):
     ):
         self.reader = _Reader(dataset, seed)
         check_some(len(self))
+        check_count("workers", workers, least=0)
         self.device = device
         self.dtype = dtype  # None leaves bytes as they are
         self.labels = dataset.labels if isinstance(dataset, Split) else None

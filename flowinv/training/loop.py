@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
+from ..checks import check_device, told
 from ..data.reading import Images, Source, seed_of, source
 from ..model import InvariantClassifier
 from ..transforms import FAMILIES
@@ -124,13 +125,15 @@ def fit(
     if accelerator:
         device = accelerator.device
         _take_precision(model, accelerator.mixed_precision)
-    device = torch.device(device) if device else pick_device()
+    device = check_device(device) if device else pick_device()
     data = source(
         images, labels, device=device, dtype=model.dtype, workers=workers, seed=settings.seed
     )
     model.to(device).eval()
-    with torch.no_grad():
-        data.expect(classes=model.classifier(data.take(torch.arange(1))).shape[-1])
+    one = data.take(torch.arange(1))
+    with torch.no_grad(), told(one, model.q, model.classifier):
+        model.q(one)
+        data.expect(classes=model.classifier(one).shape[-1])
     if settings.burn_in + settings.settle >= settings.epochs and list(model.q.parameters()):
         warnings.warn(
             f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in or settling;"
