@@ -1,7 +1,7 @@
 """The command line: fit models to your own images and use them (fit, predict), and the paper's
 experiments by name (list, train, evaluate, choose, reproduce, report).
 
-Results are stored with provenance. On several GPUs or hosts the same:
+Results are stored with provenance. On several GPUs or hosts the same, of train and fit:
 `accelerate launch --multi_gpu -m flowinv train cifar10 --profile full`.
 """
 
@@ -125,6 +125,10 @@ def fit(
     # A classifier that has to learn does so alone in the first epochs.
     burn_in = 0 if weights else min(2, epochs // 2)
     settings = Settings(epochs, batch_size, alpha, burn_in=burn_in, seed=seed)
+    accelerator = None
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # of `accelerate launch`
+        accelerator = _accelerator()
+    first = accelerator is None or accelerator.is_main_process
     page = fit_folder(
         folder,
         out,
@@ -137,9 +141,11 @@ def fit(
         pad=pad,
         broken=broken,
         workers=workers,
-        progress=sys.stderr.isatty(),
+        progress=first and sys.stderr.isatty(),
+        accelerator=accelerator,
     )
-    print(f"written: {out}\nwritten: {page}")
+    if first:
+        print(f"written: {out}\nwritten: {page}")
     return 0
 
 
@@ -308,8 +314,7 @@ def _run_all(jobs: Sequence[runs.Job], folders: Folders, missing: bool, keep: bo
     if not jobs:
         print("nothing to run: every result is stored")
         return 0
-    # Importing it takes two seconds, so only where something is trained.
-    accelerator = results.from_extra("accelerate").Accelerator(cpu=pick_device().type == "cpu")
+    accelerator = _accelerator()
     failed = []
     with _bars(accelerator.is_main_process and sys.stderr.isatty()) as bars:
         overall = bars.add_task("runs", total=len(jobs))
@@ -338,6 +343,11 @@ def _run_all(jobs: Sequence[runs.Job], folders: Folders, missing: bool, keep: bo
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _accelerator():
+    """Of the processes that were launched together. Importing it takes two seconds."""
+    return results.from_extra("accelerate").Accelerator(cpu=pick_device().type == "cpu")
 
 
 def _show(bars: Progress, bar: TaskID, done: int, epochs: int) -> None:

@@ -103,6 +103,39 @@ def test_a_killed_fit_leaves_whole_files_and_the_same_command_ends_at_the_same_b
     assert not killed.with_suffix(".checkpoint").exists()
 
 
+LAUNCHED = """
+import os, socket, sys
+from flowinv.__main__ import main
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+children = []
+for rank in ("0", "1"):
+    child = os.fork()
+    if not child:
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+        os._exit(main(sys.argv[1:]))
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_that_are_launched_together_fit_one_model(photos, tmp_path):
+    """The first writes the files, and a second launch gives the same bits."""
+    models = []
+    for name in ("first", "second"):
+        out = tmp_path / name / "m.safetensors"
+        arguments = ["fit", str(photos), "--out", str(out), *FIT]
+        subprocess.run([sys.executable, "-c", LAUNCHED, *arguments], cwd=ROOT, check=True)
+        assert {path.name for path in out.parent.iterdir()} == {"m.safetensors", "m.html"}
+        models.append(load_file(out))
+    one, other = models
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_weights_of_a_torchvision_network_stay_as_they_are(photos, tmp_path):
     network = torchvision.models.resnet18(num_classes=2)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")

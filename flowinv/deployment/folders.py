@@ -6,7 +6,7 @@ import html
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import torch
@@ -46,6 +46,7 @@ def fit_folder(
     broken: Broken = "refuse",
     workers: int = 0,
     progress: bool = True,
+    accelerator=None,
 ) -> Path:
     """Fit a model to a folder, save it, and write a page of results beside it, whose path it is.
 
@@ -65,6 +66,7 @@ def fit_folder(
         broken: what becomes of files that cannot be read, as ``load_folder`` has it.
         workers: processes that read images.
         progress: a bar.
+        accelerator: as ``fit`` has it. The first of its processes writes the files.
 
     Raises:
         DataError: the folder is not laid out so.
@@ -78,8 +80,17 @@ def fit_folder(
         raise ValueError(f"{out} is there already: choose another file, or delete it")
     data = load_folder(folder, size, pad=pad, broken=broken)
     model = _build(len(data.classes), family, guide, classifier, weights, size, settings.seed)
-    options: dict[str, Any] = {"checkpoint": checkpoint, "workers": workers, "progress": progress}
-    history = fit(model, data.train, settings, **options)
+    history = fit(
+        model,
+        data.train,
+        settings,
+        workers=workers,
+        checkpoint=checkpoint,
+        progress=progress,
+        accelerator=accelerator,
+    )
+    if accelerator and not accelerator.is_main_process:
+        return page
     about = {"classes": list(data.classes), "size": size, "pad": pad, "title": data.title}
     save_model(model, out, about)
     with atomic_write(page) as partial:
