@@ -1,10 +1,11 @@
 """The command line: fit models to your own images and use them (fit, predict), and the paper's
 experiments by name (list, train, evaluate, choose, reproduce, report).
 
-Results are stored with provenance. On several GPUs or hosts the same:
+Results are stored with provenance. On several GPUs or hosts the same, of train and fit:
 `accelerate launch --multi_gpu -m flowinv train cifar10 --profile full`.
 """
 
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Profile = Literal["ci", "quick", "part", "reduced", "full"]
 BOOK = Path("book/results")
+WORKERS = min(8, os.cpu_count() or 1)  # that read images
 EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
 EXPECTED = (*EVERYWHERE, results.RunError, CheckpointError, OSError, torch.cuda.OutOfMemoryError)
 
@@ -97,6 +99,9 @@ def fit(
     epochs: int = 32,
     alpha: float = 0.3,
     batch_size: int = 64,
+    pad: bool = False,
+    broken: Literal["refuse", "skip"] = "refuse",
+    workers: int = WORKERS,
     seed: int = 0,
 ) -> int:
     """Fit a model to your own images; a page of results is written beside it.
@@ -114,11 +119,18 @@ def fit(
         epochs: in all.
         alpha: price of entropy: more makes ranges wider.
         batch_size: images in a step.
+        pad: keep all of each image, filled up to a square; else the middle is cut out.
+        broken: what becomes of files that cannot be read; skip leaves them out.
+        workers: processes that read images.
         seed: of everything random.
     """
     # A classifier that has to learn does so alone in the first epochs.
     burn_in = 0 if weights else min(2, epochs // 2)
     settings = Settings(epochs, batch_size, alpha, burn_in=burn_in, seed=seed)
+    accelerator = None
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # of `accelerate launch`
+        accelerator = _accelerator()
+    first = accelerator is None or accelerator.is_main_process
     page = fit_folder(
         folder,
         out,
@@ -128,9 +140,14 @@ def fit(
         classifier=classifier,
         weights=weights,
         size=size,
-        progress=sys.stderr.isatty(),
+        pad=pad,
+        broken=broken,
+        workers=workers,
+        progress=first and sys.stderr.isatty(),
+        accelerator=accelerator,
     )
-    print(f"written: {out}\nwritten: {page}")
+    if first:
+        print(f"written: {out}\nwritten: {page}")
     return 0
 
 
@@ -138,6 +155,8 @@ def predict(
     model: Model,
     folder: Folder,
     out: Path = Path("ranges.csv"),
+    broken: Literal["refuse", "skip"] = "refuse",
+    workers: int = WORKERS,
     seed: int = 0,
     network: str | None = None,
 ) -> int:
@@ -147,14 +166,17 @@ def predict(
         model: as fit or save_model has written it.
         folder: with images anywhere below.
         out: the table's file.
+        broken: what becomes of files that cannot be read; skip leaves them out.
+        workers: processes that read images.
         seed: of the samples.
         network: module:function of yours that makes the classifier's network, as shop:network;
             for a model that was built around a network instead of a name.
     """
     made = _made(network) if network else None
     with _bars(sys.stderr.isatty()) as bars:
-        bar = bars.add_task("images", total=None)  # how many there are is found out
-        number = predict_folder(model, folder, out, partial(_show, bars, bar), seed, made)
+        # How many there are is found out.
+        show = partial(_show, bars, bars.add_task("images", total=None))
+        number = predict_folder(model, folder, out, show, seed, broken, workers, made)
     print(f"written: {out}, {number} images")
     return 0
 
@@ -299,8 +321,7 @@ def _run_all(jobs: Sequence[runs.Job], folders: Folders, missing: bool, keep: bo
     if not jobs:
         print("nothing to run: every result is stored")
         return 0
-    # Importing it takes two seconds, so only where something is trained.
-    accelerator = results.from_extra("accelerate").Accelerator(cpu=pick_device().type == "cpu")
+    accelerator = _accelerator()
     failed = []
     with _bars(accelerator.is_main_process and sys.stderr.isatty()) as bars:
         overall = bars.add_task("runs", total=len(jobs))
@@ -342,6 +363,11 @@ def _made(name: str) -> torch.nn.Module:
             f"network: expected that {name} makes a torch.nn.Module, got a {type(made).__name__}"
         )
     return made
+
+
+def _accelerator():
+    """Of the processes that were launched together. Importing it takes two seconds."""
+    return results.from_extra("accelerate").Accelerator(cpu=pick_device().type == "cpu")
 
 
 def _show(bars: Progress, bar: TaskID, done: int, epochs: int) -> None:

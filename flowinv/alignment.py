@@ -21,7 +21,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from .checks import check_images
+from .checks import check_count, check_images, told
 from .model import InvariantClassifier
 from .transforms import compose
 
@@ -102,10 +102,12 @@ def mean_shift(
         (torch.Size([8, 1, 28, 28]), torch.Size([4, 8, 2, 3]))
     """
     check_images(images)
-    if towards not in ("mean", "mode") or steps < 1 or not 0 < step_size <= 1:
+    check_count("steps", steps)
+    check_count("samples", samples)
+    if towards not in ("mean", "mode") or not 0 < step_size <= 1:
         raise ValueError(
-            "mean_shift: expected towards 'mean' or 'mode', steps of 1 or more and a step_size"
-            f" in (0, 1], got {towards!r}, {steps} and {step_size}"
+            "mean_shift: expected towards 'mean' or 'mode', and a step_size in (0, 1],"
+            f" got {towards!r} and {step_size}"
         )
     family = model.family
     angles = family.angles if on_group else (False,) * family.dim
@@ -116,7 +118,8 @@ def mean_shift(
 
     parts = []
     for part in images.to(model.device).split(BATCH):
-        parts.append(_mean_shift(model, part, target, steps, step_size, tolerance, on_group))
+        with told(part, model.q):
+            parts.append(_mean_shift(model, part, target, steps, step_size, tolerance, on_group))
     return Alignment(
         images=torch.cat([part.images for part in parts]),
         matrices=torch.cat([part.matrices for part in parts], 1),

@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .alignment import mean
-from .checks import check_images, check_labels
+from .checks import check_count, check_images, check_labels, check_some, told
+from .data.reading import Images, as_floats, parts
 from .distributions import wrap
 from .model import InvariantClassifier
 
@@ -200,17 +202,19 @@ class Explanation:
 @torch.no_grad()
 def ranges(
     model: InvariantClassifier,
-    images: Tensor,
+    images: Images,
     samples: int = 400,
     share: float = 0.9,
+    workers: int = 0,
 ) -> Ranges:
     """The range of each image in each coefficient, and how sure the classifier is over it.
 
     Args:
         model: whose q and classifier are asked.
-        images: (B, C, H, W), floats in [0, 1].
+        images: (B, C, H, W), or a Dataset, as ``predict`` has it.
         samples: of q for each image.
         share: of them that lie inside.
+        workers: processes that read a Dataset.
 
     Raises:
         ValueError: for images or numbers that are not as said.
@@ -221,13 +225,16 @@ def ranges(
         >>> found.names, found.low.shape, bool((found.high - found.low - 162).abs().max() < 20)
         (('rotation',), torch.Size([2, 1]), True)
     """
-    check_images(images)
-    if samples < 1:
-        raise ValueError(f"samples: expected 1 or more, got {samples}")
-    parts = [_ranges(model, part, samples, share)[0] for part in images.split(BATCH)]
+    check_count("samples", samples)
+    found = []
+    for part in parts(images, BATCH, workers):
+        check_some(len(part))
+        some = as_floats(part, model.dtype)
+        with told(some, model.q, model.classifier):
+            found.append(_ranges(model, some, samples, share)[0])
     tensors = ("low", "high", "pose", "probabilities", "agreement")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
-    return Ranges(parts[0].names, parts[0].units, **whole)
+    whole = {name: torch.cat([getattr(part, name) for part in found]) for name in tensors}
+    return Ranges(found[0].names, found[0].units, **whole)
 
 
 def _ranges(
@@ -284,7 +291,7 @@ def explain(
 
     Args:
         model: a trained one.
-        image: (C, H, W), floats in [0, 1].
+        image: (C, H, W), floats in [0, 1] or bytes.
         samples: of q(T | I).
         share: of them that lie in a range.
         classes: the classes' names.
@@ -299,13 +306,16 @@ def explain(
         class six with probability 0.50; 100% of the transformed images are given it
         rotation: 90% between 0 and 0, most probable 0 (° counter-clockwise)
     """
+    if isinstance(image, np.ndarray):
+        check_images(image[None])  # which says how to convert it
     if not isinstance(image, Tensor) or image.ndim != 3:
         got = f"shape {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
         raise ValueError(f"image: expected a tensor (C, H, W), got {got}; for many, call `table`")
-    check_images(image[None])
-    if samples < 1:
-        raise ValueError(f"samples: expected 1 or more, got {samples}")
-    found, T, warped = _ranges(model, image[None], samples, share)
+    check_images(image[None], or_bytes=True)
+    check_count("samples", samples)
+    image = as_floats(image, model.dtype)
+    with told(image[None], model.q, model.classifier):
+        found, T, warped = _ranges(model, image[None], samples, share)
     names = tuple(classes) if classes is not None else None
     return Explanation(found, share, image, T[:, 0].cpu(), warped[:, 0].cpu(), names)
 

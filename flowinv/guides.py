@@ -268,8 +268,10 @@ class FlowGuide(Guide):
             # Adam moves each weight as far as a bias, so C ones would set what depends on them C
             # times as fast as an embedding of usual size does.
             C = self.context_dim
-            return self.flow(images.new_full((images.shape[0], C), 1 / C))
-        return self.flow(self.encoder(images))
+            context = images.new_full((images.shape[0], C), 1 / C)
+        else:
+            context = self.encoder(images)
+        return self.flow(context, validate=False)
 
 
 class Flow(FlowGuide):

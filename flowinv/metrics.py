@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from .checks import check_images
+from .checks import check_count, check_images, check_labels, check_some, told
+from .data.reading import Images
 from .distributions import wrap
 from .model import InvariantClassifier
 from .transforms import FAMILIES
@@ -202,18 +203,25 @@ def class_widths(
 
 @torch.no_grad()
 def accuracy(
-    model: InvariantClassifier, images: Tensor, labels: Tensor, samples: int = 20
+    model: InvariantClassifier,
+    images: Images,
+    labels: Tensor,
+    samples: int = 20,
+    workers: int = 0,
 ) -> float:
     """The share of images whose most probable class is right.
 
     Args:
         model: whose prediction is measured.
-        images: (B, C, H, W).
+        images: (B, C, H, W), or a Dataset, as ``predict`` has it.
         labels: (B,).
         samples: of q that a prediction averages; 0 for the plain classifier.
+        workers: processes that read a Dataset.
     """
-    predicted = model.predict(images, samples).argmax(-1)
-    return (predicted.cpu() == labels.cpu()).double().mean().item()
+    check_some(len(images))  # type: ignore[arg-type]  # a Dataset's type has no length
+    log_p = model.predict(images, samples, workers=workers)
+    check_labels(labels, *log_p.shape)
+    return (log_p.argmax(-1).cpu() == labels.cpu()).double().mean().item()
 
 
 def quality(log_p: Tensor, labels: Tensor) -> dict[str, float]:
@@ -370,7 +378,11 @@ def information(
 
 def _samples(model: InvariantClassifier, images: Tensor, samples: int) -> Tensor:
     """Of q for each image: (S, B, D)."""
-    parts = [model.q(part.to(model.device)).sample((samples,)) for part in images.split(500)]
+    check_count("samples", samples)
+    parts = []
+    for part in images.split(500):
+        with told(part, model.q):
+            parts.append(model.q(part.to(model.device)).sample((samples,)))
     return torch.cat(parts, 1)
 
 

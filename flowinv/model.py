@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from pyro import poutine
 from torch import Tensor, nn
 
-from .checks import check_images
+from .checks import check_count, told
+from .data.reading import Images, as_floats, parts, shape_of
 from .distributions import Draw, Uniform, draw
 from .guides import GUIDES
 from .networks import ConvNet
@@ -122,6 +123,11 @@ class InvariantClassifier(nn.Module):
         """Where the parameters and buffers are; the CPU if there are none."""
         tensors = chain(self.parameters(), self.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters; the usual one if there are none."""
+        return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
 
     def classify(self, images: Tensor) -> Tensor:
         """f's logits of images as they are: (B, classes)."""
@@ -229,28 +235,41 @@ class InvariantClassifier(nn.Module):
         return nll, entropy
 
     @torch.no_grad()
-    def predict(self, images: Tensor, samples: int = 20, chunk: int | None = None) -> Tensor:
+    def predict(
+        self, images: Images, samples: int = 20, chunk: int | None = None, workers: int = 0
+    ) -> Tensor:
         """log P(C | I) ≈ log Σ_s w_s f(C; A_{T_s}(I)): class log-probabilities (B, classes).
 
         Probabilities are averaged, not logits: that is what the graphical model says. The images
         move to the model's device, in parts.
 
         Args:
-            images: (B, C, H, W), floats in [0, 1].
+            images: (B, C, H, W), floats in [0, 1] or bytes (uint8); or a map-style Dataset of
+                (image, label), read as it is needed. Its labels are not looked at.
             samples: S, as ``draw`` has it: a point mass needs one pass, a mixture takes a multiple
                 of its components. 0 leaves the image as it is: the plain classifier.
             chunk: how many transformed images there are at once (or the samples of one image),
                 which bounds the memory. None: so many that they suit the device's caches.
+            workers: processes that read a Dataset.
 
         Raises:
             ValueError: if the images are no floats in [0, 1] with shape (B, C, H, W).
+            DataError: a Dataset's file cannot be read.
         """
-        check_images(images)
-        if chunk is None:
+        dtype = self.dtype
+        check_count("samples", samples, least=0)
+        if chunk is not None:
+            check_count("chunk", chunk)
+        else:
             at_once = AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"]
-            chunk = at_once // max(1, images[:1].nbytes)
-        parts = images.split(max(1, chunk // max(1, samples)))
-        return torch.cat([self._predict(part.to(self.device), samples) for part in parts])
+            chunk = at_once // max(1, math.prod(shape_of(images)) * dtype.itemsize)
+        size = max(1, chunk // max(1, samples))
+        found = []
+        for part in parts(images, size, workers):
+            some = as_floats(part.to(self.device), dtype)
+            with told(some, self.q, self.classifier):
+                found.append(self._predict(some, samples))
+        return torch.cat(found)
 
     def _predict(self, images: Tensor, samples: int) -> Tensor:
         if samples == 0:

@@ -236,10 +236,16 @@ def test_prototypes_are_sharper_after_alignment():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"towards": "median"}, {"steps": 0}, {"step_size": 0}, {"step_size": 1.5}]
+    ("bad", "message"),
+    [
+        ({"towards": "median"}, "mean_shift: expected towards 'mean' or 'mode'"),
+        ({"steps": 0}, "steps: expected a whole number of 1 or more, got 0"),
+        ({"step_size": 0}, "mean_shift: expected towards 'mean' or 'mode'"),
+        ({"step_size": 1.5}, "mean_shift: expected towards 'mean' or 'mode'"),
+    ],
 )
-def test_a_bad_option_is_a_one_line_error(bad):
-    with pytest.raises(ValueError, match=r"^mean_shift: expected towards 'mean' or 'mode'.*$"):
+def test_a_bad_option_is_a_one_line_error(bad, message):
+    with pytest.raises(ValueError, match=f"^{message}.*$"):
         mean_shift(centring(), blobs((0, 0)), **bad)
 
 

@@ -302,17 +302,88 @@ def test_a_folder_of_validation_images_is_used_and_joins_at_the_end(folder):
     assert torch.equal(joined.images[10:], own.test.images)
 
 
+def test_a_folder_is_read_when_it_is_asked_for(folder, monkeypatch):
+    """Finding, splitting and choosing classes opens nothing; items and `images` do."""
+    opened = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_image(path))
+    own = data.load_folder(folder, size=24).joined().held_out(0.2).only([1])
+    assert not opened and "Split of 5 images (3, 24, 24) in files" == repr(own.train)
+    image, label = own.train[0]
+    assert len(opened) == 1 and label == 0 and image.dtype == torch.uint8
+    assert torch.equal(own.train.images[0], image / 255) and len(opened) == 6
+    assert own.train.images is own.train.images and len(opened) == 6
+
+
+def test_images_in_files_are_the_middle_or_all_of_each_upright(tmp_path):
+    """Red left, blue right; and the same photo as a camera lays it, on its side."""
+    picture = Image.new("RGB", (60, 20), "red")
+    picture.paste(Image.new("RGB", (30, 20), "blue"), (30, 0))
+    picture.save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=exif)
+    for name in "ab":
+        (middle,) = data.ImageFiles([tmp_path / f"{name}.png"], size=20)
+        (whole,) = data.ImageFiles([tmp_path / f"{name}.png"], size=30, pad=True)
+        red, blue = torch.tensor([[255, 0, 0], [0, 0, 255]])[:, :, None, None]
+        assert (middle[:, :, :9] == red).all() and (middle[:, :, 11:] == blue).all()
+        assert (whole[:, 10:20, :13] == red).all() and (whole[:, 10:20, 17:] == blue).all()
+        assert not whole[:, :10].any() and not whole[:, 20:].any()
+    assert data.ImageFiles([tmp_path / "a.png"], 20, channels=1)[:1].read().shape == (1, 1, 20, 20)
+
+
 def test_a_folder_that_is_none_is_a_one_line_error(folder):
-    (folder / "test" / "red" / "0.png").write_text("no image")
-    with pytest.raises(DataError, match="test is not a folder of images") as error:
-        data.load_folder(folder)
-    assert "\n" not in str(error.value)
-    shutil.rmtree(folder / "test" / "red")
-    with pytest.raises(DataError, match="expected the same classes in every split"):
-        data.load_folder(folder)
+    def refused(message, **options):
+        with pytest.raises((DataError, ValueError), match=message) as error:
+            data.load_folder(folder, **options)
+        assert "\n" not in str(error.value)
+
+    refused("size: expected 1 or more pixels, got 0", size=0)
+    (folder / "test" / "green").mkdir()
+    refused("Found no valid file for the classes green.*remove folders without images")
+    (folder / "test" / "green").rmdir()
+    (folder / "test" / "red").rename(folder / "test" / "rouge")
+    refused("test has rouge that train has not, and lacks red")
+    shutil.rmtree(folder / "test" / "rouge")
+    refused("test has nothing that train has not, and lacks red: rename")
     shutil.rmtree(folder / "test")
-    with pytest.raises(DataError, match="put them in .*/test/<class>/"):
-        data.load_folder(folder)
+    refused("put them in .*/test/<class>/")
+
+
+DAMAGE = {
+    "no image": lambda path: path.write_text("no image"),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_broken_file_is_named_or_left_out(folder, damage, suffix):
+    """When it is asked for, or before anything is done, or with a warning."""
+    path = folder / "train" / "red" / f"7.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert len(data.load_folder(folder, broken="refuse").joined().train) == 11
+    DAMAGE[damage](path)
+    own = data.load_folder(folder).joined()
+    with pytest.raises(DataError, match=rf"7.{suffix} is no readable image .*broken='skip'") as one:
+        own.train.images  # noqa: B018
+    with pytest.raises(DataError, match=rf"train: 1 of 11 files .*red/7.{suffix}") as other:
+        data.load_folder(folder, broken="refuse")
+    assert "\n" not in str(one.value) + str(other.value)
+    with pytest.warns(data.DataWarning, match=rf"1 of 11 files are left out.*red/7.{suffix}"):
+        left = data.load_folder(folder, broken="skip")
+    assert left.joined().train.images.shape == (10, 3, 32, 32)
+
+
+def test_a_class_of_broken_files_alone_is_refused(folder):
+    for path in (folder / "test" / "red").iterdir():
+        path.write_text("no image")
+    with pytest.warns(data.DataWarning), pytest.raises(DataError, match="no image of 1 classes"):
+        data.load_folder(folder, broken="skip")
 
 
 # A data set and its splits.
@@ -326,6 +397,7 @@ def test_a_split_unpacks_into_images_and_labels_and_picks_all_that_it_has():
         part = split[index]
         assert torch.equal(part.images, split.images[1:3])
         assert part.labels.tolist() == part.angles.tolist() == [1, 2]
+    assert torch.equal(split[2][0], split.images[2]) and split[2][1] == 2
     with pytest.raises(ValueError, match="labels: expected as many as images, 4, got 3"):
         Split(images, labels[:3])
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from flowinv.explanation import UNITS, by_class, explain, interval, ranges, table, unit
 from flowinv.model import InvariantClassifier
@@ -161,7 +162,10 @@ def test_without_pandas_the_table_names_the_extra(images, labels, monkeypatch):
 WRONG = [
     (lambda m, x: explain(m, x), "image: expected a tensor"),
     (lambda m, x: explain(m, x[0] * 255), "images: expected values in"),
-    (lambda m, x: explain(m, x[0], samples=0), "samples: expected 1 or more, got 0"),
+    (
+        lambda m, x: explain(m, x[0], samples=0),
+        "samples: expected a whole number of 1 or more, got 0",
+    ),
     (lambda m, x: explain(m, x[0], share=90), "share: expected a number in"),
     (lambda m, x: explain(m, "image"), "image: expected a tensor"),
     (lambda m, x: ranges(m, x, share=math.nan), "share: expected a number in"),
@@ -173,3 +177,18 @@ def test_what_is_no_image_or_number_is_refused_in_one_line(call, message, images
     with pytest.raises(ValueError, match=message) as raised:
         call(fixed("rotation", 0.5), images)
     assert "\n" not in str(raised.value)
+
+
+def test_bytes_and_items_are_explained_as_floats_are(images):
+    model = InvariantClassifier.build("flow", "rotation", 1, classes=2, width=4)
+    pictures = (images * 255).byte()
+    found = []
+    for data in (pictures / 255, pictures, TensorDataset(pictures, torch.arange(8))):
+        torch.manual_seed(1)
+        found.append(ranges(model, data, samples=10))
+    assert torch.equal(found[0].low, found[1].low) and torch.equal(found[0].low, found[2].low)
+    said = []
+    for image in (pictures[0] / 255, pictures[0]):
+        torch.manual_seed(1)
+        said.append(str(explain(model, image, samples=10)))
+    assert said[0] == said[1]

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from flowinv import InvariantClassifier, from_classifier, load_folder, load_model, save_model
 from flowinv.__main__ import main
+from flowinv.data import DataWarning
 from flowinv.explanation import ranges
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +82,7 @@ def save_and_die(path, run):
         os.kill(os.getpid(), signal.SIGKILL)
 loop.save_checkpoint = save_and_die
 from flowinv.__main__ import main
+from flowinv.data import DataWarning
 main(sys.argv[1:])
 """
 
@@ -98,6 +101,39 @@ def test_a_killed_fit_leaves_whole_files_and_the_same_command_ends_at_the_same_b
     one, other = load_file(killed), load_file(whole)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert not killed.with_suffix(".checkpoint").exists()
+
+
+LAUNCHED = """
+import os, socket, sys
+from flowinv.__main__ import main
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+children = []
+for rank in ("0", "1"):
+    child = os.fork()
+    if not child:
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+        os._exit(main(sys.argv[1:]))
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_that_are_launched_together_fit_one_model(photos, tmp_path):
+    """The first writes the files, and a second launch gives the same bits."""
+    models = []
+    for name in ("first", "second"):
+        out = tmp_path / name / "m.safetensors"
+        arguments = ["fit", str(photos), "--out", str(out), *FIT]
+        subprocess.run([sys.executable, "-c", LAUNCHED, *arguments], cwd=ROOT, check=True)
+        assert {path.name for path in out.parent.iterdir()} == {"m.safetensors", "m.html"}
+        models.append(load_file(out))
+    one, other = models
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_weights_of_a_torchvision_network_stay_as_they_are(photos, tmp_path):
@@ -153,11 +189,33 @@ def test_predict_takes_a_network_that_the_readers_code_makes(photos, tmp_path, m
     assert csvs.read_bytes() == before
 
 
+def test_broken_files_are_left_out_where_asked_for(photos, tmp_path, capsys):
+    """Of fit and of predict; padding is kept with the model."""
+    for path in (photos / "train" / "bright" / "1.png", photos / "test" / "bright" / "2.png"):
+        path.write_bytes(path.read_bytes()[:-40])
+    out = tmp_path / "m.safetensors"
+    few = ["--epochs", "1", "--workers", "0", "--pad", "--broken", "skip"]
+    left_out = [pytest.warns(DataWarning, match=f"{n} files are left out") for n in (12, 8)]
+    with left_out[0], left_out[1]:
+        assert call("fit", photos, "--out", out, *FIT, *few) == 0
+    assert load_model(out).about["pad"] is True
+    table = tmp_path / "ranges.csv"
+    with pytest.warns(DataWarning, match="1 of 8 files are left out.*bright/2.png"):
+        assert call("predict", out, photos / "test", "--out", table, "--broken", "skip") == 0
+    assert len(table.read_text().splitlines()) == 8
+    table.unlink()
+    assert call("predict", out, photos / "test", "--out", table) == 1
+    assert "bright/2.png is no readable image" in capsys.readouterr().err
+    assert not table.exists()
+
+
 def test_what_cannot_be_done_is_said_in_one_line_and_leaves_no_file(photos, tmp_path, capsys):
     out = tmp_path / "m.safetensors"
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_text("no image")
+    cracked = shutil.copytree(photos, tmp_path / "cracked")
+    (cracked / "test" / "bright" / "0.png").write_text("")
     there = tmp_path / "there.safetensors"
     there.write_text("")
     own = tmp_path / "own.safetensors"
@@ -167,10 +225,14 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_no_file(photos, tmp_
     known = {path for path in tmp_path.rglob("*")}
     wrong = [
         (["fit", tmp_path / "none", "--out", out], "is not a folder of images"),
+        (["fit", cracked, "--out", out, *FIT], "1 of 8 files are no readable images: bright/0.png"),
         (["fit", photos, "--out", there, *FIT], "is there already"),
         (["fit", photos, "--out", out, "--family", "afine"], "unknown family 'afine'"),
         (["fit", photos, "--out", out, "--classifier", "resnt"], "unknown classifier 'resnt'"),
-        (["fit", photos, "--out", out, "--epochs", "0"], "epochs: expected a positive number"),
+        (
+            ["fit", photos, "--out", out, "--epochs", "0"],
+            "epochs: expected a whole number of 1 or more, got 0",
+        ),
         (
             ["fit", photos, "--out", out, "--classifier", "resnet18", "--weights", own],
             "does not hold weights of resnet18 with 2 classes",

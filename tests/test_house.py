@@ -18,7 +18,7 @@ ROOMS = [
     ["alignment", "metrics", "explanation"],
     ["model"],
     ["guides"],
-    ["data.dataset", "data.catalogue", "data.sprites"],
+    ["data.dataset", "data.reading", "data.files", "data.catalogue", "data.sprites"],
     [
         "distributions.univariate",
         "distributions.layers",

@@ -65,14 +65,15 @@ def test_the_command_trains_every_row_and_stores_it_with_provenance(
 
 
 WRONG = [
-    (["train", NAME, "--epochs", -1], "epochs: expected a positive number, got -1"),
+    (["train", NAME, "--epochs", -1], "epochs: expected a whole number of 1 or more, got -1"),
     (["train", NAME, "--lr", "inf"], "lr: expected a finite number, got inf"),
-    (["train", NAME, "--seed", 0, -1], "seed: expected 0 or more, got -1"),
+    (["train", NAME, "--alpha", "inf"], "alpha: expected a finite number, got inf"),
+    (["train", NAME, "--seed", 0, -1], "seed: expected a whole number of 0 or more, got -1"),
     (["train", NAME, "--row", "flow", "flw"], "unknown row 'flw': expected one of none, "),
     (["reproduce", NAME, "mnst"], "unknown experiment 'mnst': expected one of mario-45, "),
-    (["reproduce", NAME, "--seed", 0, -1], "seed: expected 0 or more, got -1"),
+    (["reproduce", NAME, "--seed", 0, -1], "seed: expected a whole number of 0 or more, got -1"),
     (["evaluate", NAME, "--row", "flow", "flw"], "unknown row 'flw': expected one of none, "),
-    (["evaluate", NAME, "--epochs", -1], "epochs: expected a positive number, got -1"),
+    (["evaluate", NAME, "--epochs", -1], "epochs: expected a whole number of 1 or more, got -1"),
 ]
 
 

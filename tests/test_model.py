@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from torch.utils.data import TensorDataset
 
 from flowinv.distributions import draw
 from flowinv.guides import GUIDES
@@ -160,6 +161,20 @@ def test_the_generative_program_draws_classes_from_the_marginal(images):
     draws = torch.stack([model.model(images[:1]) for _ in range(600)]).flatten()
     frequency = torch.bincount(draws, minlength=5) / 600
     assert torch.allclose(frequency, model.predict(images[:1], 2000).exp()[0], atol=0.08)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_prediction_of_a_dataset_is_that_of_its_tensors(workers, images, labels):
+    """Bit for bit, in the same parts with the same draws; of bytes as of floats."""
+    pictures = (images.repeat(9, 1, 1, 1) * 255).byte()
+    model = build("flow").eval()
+    dataset = TensorDataset(pictures, labels.repeat(9))
+    for chunk in (None, 50):  # five images at a time
+        found = []
+        for data in (pictures / 255, pictures, dataset):
+            torch.manual_seed(1)
+            found.append(model.predict(data, samples=10, chunk=chunk, workers=workers))
+        assert all(torch.equal(one, found[0]) for one in found[1:])
 
 
 def test_predict_refuses_what_is_not_an_image(images):

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,7 +17,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
+from flowinv.data import DataError, Split, reading
 from flowinv.distributions import Draw, MixtureBase, draw
 from flowinv.guides import GUIDES
 from flowinv.model import InvariantClassifier
@@ -670,7 +673,7 @@ def test_an_impossible_entropy_stops_training(data):
     [
         (lambda x, y: (x * 255, y), r"values in \[0, 1\]"),
         (lambda x, y: (x[:, 0], y), r"\(B, C, H, W\)"),
-        (lambda x, y: ((x * 255).byte(), y), "expected floats"),
+        (lambda x, y: ((x * 255).short(), y), r"expected floats in \[0, 1\] or uint8"),
         (lambda x, y: (x.index_fill(0, torch.tensor([5]), torch.nan), y), "NaN"),
         (lambda x, y: (x, y + 1), "labels: expected 0 to 1"),
         (lambda x, y: (x, y.float()), "labels: expected int64"),
@@ -681,6 +684,295 @@ def test_bad_data_is_a_one_line_error(data, spoil, message):
     with pytest.raises(ValueError, match=message) as error:
         train(spoil(*data))
     assert "\n" not in str(error.value)
+
+
+# Datasets.
+
+
+class Pictures(Dataset):
+    """Bright halves one by one, as bytes."""
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            images, labels = bright_halves()
+        self.images = (images * 255).byte()
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i], int(self.labels[i])
+
+
+class Noisy(Pictures):
+    """Each time it is read a picture has other noise, from three generators."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        factor = random.random() * np.random.rand() * torch.rand(())
+        return image / 255 * factor, label
+
+
+@pytest.fixture
+def pictures():
+    return Pictures()
+
+
+WAYS_OF_READING = {
+    "floats": lambda p: TensorDataset(p.images / 255, p.labels),
+    "bytes": lambda p: p,
+    "bytes in memory": lambda p: Split(p.images, p.labels),
+    "a subset of more": lambda p: Subset(ConcatDataset([p, p]), range(48)),
+}
+
+
+PARTS = {"held_out": 0.25, "chunk": 8}
+
+
+@pytest.mark.parametrize(
+    ("way", "changes"), [*((way, {}) for way in WAYS_OF_READING), ("bytes", PARTS)]
+)
+def test_a_dataset_is_trained_on_as_its_tensors_are(pictures, way, changes):
+    """Bit for bit: bytes as floats / 255, item by item as all at once."""
+    settings = replace(SETTINGS, epochs=2, **changes)
+    expected, history = train((pictures.images / 255, pictures.labels), settings)
+    data = WAYS_OF_READING[way](pictures)
+    model = build()
+    read = fit(model, data, settings, device="cpu", progress=False)
+    assert same(model, expected) and losses(read) == losses(history)
+
+
+@pytest.mark.parametrize("kind", [Pictures, Noisy])
+def test_workers_change_nothing_and_a_stop_neither(kind, tmp_path):
+    """What a Dataset draws follows from the seed, the epoch and the image's number."""
+    found = []
+    for workers in (0, 2):
+        found.append(train([kind()], workers=workers))
+        path = tmp_path / f"{workers}.safetensors"
+        stopped([kind()], 2, path, workers=workers)
+        found.append(train([kind()], checkpoint=path, workers=2 - workers))
+    (expected, history), *others = found
+    for model, seen in others:
+        assert same(model, expected) and losses(seen) == losses(history)
+
+
+def test_what_a_dataset_draws_differs_from_epoch_to_epoch_and_is_given_back():
+    data = reading.source(Noisy(), seed=3)
+    numbers = [torch.tensor([5, 2]), torch.tensor([5])]
+    torch.manual_seed(7)
+    np.random.seed(7)
+    random.seed(7)
+    expected = torch.rand(2), np.random.rand(), random.random()
+    torch.manual_seed(7)
+    np.random.seed(7)
+    random.seed(7)
+    (both, _), (five, _) = data.batches(0, numbers)
+    (later, _), _ = data.batches(1, numbers)
+    assert torch.equal(expected[0], torch.rand(2))
+    assert expected[1:] == (np.random.rand(), random.random())
+    assert torch.equal(both[0], five[0]) and not torch.equal(both, later)
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import test_training as tests
+import torch
+from safetensors.torch import save_file
+
+random.seed(0)
+torch.set_num_threads(1)
+folder, kills, runs = Path(sys.argv[1]), 0, 0
+
+
+def start():
+    child = os.fork()
+    if child:
+        return child
+    torch.manual_seed(0)
+    data = [tests.Noisy()]
+    model, _ = tests.train(data, checkpoint=folder / f"{runs}.checkpoint", workers=2)
+    save_file(model.state_dict(), folder / f"{runs}.safetensors")
+    os._exit(0)
+
+
+begin = time.monotonic()  # how long it takes without a kill, to choose moments within
+assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
+whole, runs = time.monotonic() - begin, 1
+while kills < int(sys.argv[2]):
+    child = start()
+    time.sleep(random.uniform(0, 0.7 * whole))
+    if os.waitpid(child, os.WNOHANG) == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+    else:
+        runs += 1
+assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
+print(kills, runs)
+"""
+
+
+def script(code, *arguments):
+    """What a script prints that imports this file."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_with_workers_that_is_killed_ends_at_the_same_bits(kills, tmp_path):
+    """Kill −9 at random moments; images with noise that their Dataset draws."""
+    killed, ended = map(int, script(KILLED, tmp_path, kills).split())
+    weights = sorted(tmp_path.glob("*.safetensors"))
+    assert killed == kills and len(weights) == ended + 1
+    assert len({path.read_bytes() for path in weights}) == 1
+
+
+TWO = """
+import os, socket
+from dataclasses import replace
+import test_training as tests
+import torch
+
+torch.set_num_threads(1)
+settings = replace(tests.SETTINGS, burn_in=0, epochs=2, batch_size=24)
+halves = replace(settings, chunk=12 * settings.samples)  # what two processes draw, one by one
+
+
+def trained(data, settings, **options):
+    model, _ = tests.train(data, settings, **options)
+    return torch.nn.utils.parameters_to_vector(model.parameters())
+
+
+def check(rank, port):
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from accelerate import Accelerator
+
+    data = tests.Pictures()
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    read = trained([data], settings, accelerator=accelerator, workers=1)
+    tensors = [data.images / 255, data.labels]
+    assert torch.equal(read, trained(tensors, settings, accelerator=accelerator))
+    assert torch.equal(*accelerator.gather(read[None]))
+    if rank == "0":
+        start = torch.nn.utils.parameters_to_vector(tests.build().parameters())
+        alone = trained([data], halves)
+        assert (read - alone).norm() < 1e-3 * (alone - start).norm()
+    accelerator.end_training()
+
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+children = []
+for rank in ("0", "1"):
+    child = os.fork()
+    if not child:
+        check(rank, port)
+        os._exit(0)
+    children.append(child)
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_read_a_dataset_as_one_does():
+    """Each its share, with a worker of its own: as from tensors bit for bit, and as one process."""
+    script(TWO)
+
+
+def test_a_process_reads_its_share_of_each_batch_alone(monkeypatch):
+    read = []
+    batches = reading.Items.batches
+
+    def watched(self, epoch, numbers):
+        read.extend(numbers)
+        return batches(self, epoch, numbers)
+
+    monkeypatch.setattr(reading.Items, "batches", watched)
+    monkeypatch.setattr(training, "_several", lambda accelerator: False)
+    for index in range(3):
+        settings = replace(SETTINGS, epochs=1, batch_size=22, burn_in=0)
+        train([Pictures()], settings, accelerator=Together(index, 3))
+    assert [len(share) for share in read] == [7, 7, 1, 7, 7, 1, 8, 8, 2]
+    assert torch.cat(read).sort().values.tolist() == list(range(48))
+
+
+class Broken(Pictures):
+    def __getitem__(self, i):
+        if i == 40:
+            raise DataError("40.jpg is no readable image: remove it")
+        return super().__getitem__(i)
+
+
+class Changed(Pictures):
+    """One item is another, as ``change`` has it."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return self.change(image, label) if i == 41 else (image, label)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (lambda: Broken(), DataError, "40.jpg is no readable image: remove it"),
+        (
+            lambda: Changed(lambda x, y: (x[:, 1:], y)),
+            ValueError,
+            r"expected one shape and dtype, got \(1, 27, 28\) torch.uint8 as number 41 and",
+        ),
+        (lambda: Changed(lambda x, y: (x / 255, y)), ValueError, "expected one shape and dtype"),
+        (lambda: Changed(lambda x, y: (x, 2)), ValueError, "labels: expected 0 to 1 for 2"),
+        (lambda: Changed(lambda x, y: (x, "a")), ValueError, "whose label is a number, got 'a'"),
+        (lambda: Changed(lambda x, y: (x.numpy(), y)), ValueError, "got ndarray; convert with"),
+        (lambda: Changed(lambda x, y: (x, y, y)), ValueError, r"items \(image, label\)"),
+        (lambda: Subset(Pictures(), []), ValueError, "expected at least one, got none"),
+        (lambda: Numbers(), ValueError, "expected a map-style Dataset"),
+        (lambda: TensorDataset(torch.rand(4, 28, 28), torch.arange(4)), ValueError, "B, C, H, W"),
+        (
+            lambda: TensorDataset(2 * torch.rand(4, 1, 28, 28), torch.arange(4)),
+            ValueError,
+            r"values in \[0, 1\]",
+        ),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_an_item_is_a_one_line_error(data, error, message, workers):
+    with pytest.raises(error, match=message) as raised:
+        source = reading.source(data(), workers=workers)
+        source.expect(classes=2)
+        list(source.batches(0, [torch.arange(38, 43)]))
+    assert "\n" not in str(raised.value)
+
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        return iter(Pictures())
+
+
+def test_arguments_in_another_order_are_named(data, pictures):
+    with pytest.raises(ValueError, match="expected fit.model, images, labels, settings. or"):
+        fit(build(), *data)
+    with pytest.raises(ValueError, match="labels: expected none beside a Dataset"):
+        fit(build(), pictures, data[1], SETTINGS)
+    with pytest.raises(ValueError, match="labels: expected a tensor of int64, got NoneType"):
+        fit(build(), data[0], SETTINGS)
 
 
 @pytest.mark.parametrize(

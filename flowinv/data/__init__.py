@@ -1,13 +1,16 @@
-"""Data sets: files and their sums, versions of them made by a seed, Mario-Iggy."""
+"""Data sets: files and their sums, folders of your own, versions made by a seed, Mario-Iggy."""
 
-from .catalogue import CLASSES, DataError, cache_file, load, load_folder
-from .dataset import Dataset, Split
+from .catalogue import CLASSES, cache_file, load
+from .dataset import DataError, Dataset, Split
+from .files import DataWarning, ImageFiles, load_folder
 from .sprites import mario_iggy, mario_poses
 
 __all__ = [
     "CLASSES",
     "DataError",
+    "DataWarning",
     "Dataset",
+    "ImageFiles",
     "Split",
     "cache_file",
     "load",

@@ -1,9 +1,9 @@
-"""The catalogue: names, sums, cache and downloads; the samples in the package; your own folders.
+"""The catalogue: names, sums, cache and downloads; the samples in the package.
 
 ``load("mnist")`` reads ``$FLOWINV_DATA/mnist.npz``, by default ``~/.cache/flowinv/mnist.npz``. If
 that is missing it downloads the data set and writes it there. ``load("mnist", sample=True)`` reads
 the sample inside the package and needs no network. Every array is checked against its SHA-256, and
-nothing is unpickled. ``load_folder`` reads images of your own.
+nothing is unpickled.
 
 A cache file holds train_images, train_labels, test_images and test_labels as uint8, with images
 (N, 28, 28) or (N, 32, 32, 3).
@@ -26,7 +26,7 @@ from PIL import Image
 
 from ..checks import Registry
 from ..files import atomic_write
-from .dataset import Dataset, Split
+from .dataset import DataError, Dataset, Split
 
 Arrays = dict[str, np.ndarray]
 
@@ -120,10 +120,6 @@ BAD_DOWNLOAD = "the download is not what it should be; try again later"
 BAD_CACHE = "delete the file; the next call downloads it again"
 
 
-class DataError(RuntimeError):
-    """A data set is missing, or is not what it should be."""
-
-
 def cache_file(name: str) -> Path:
     """Where the full data set lies or will lie: ``$FLOWINV_DATA``, else ``~/.cache/flowinv``."""
     folder = os.environ.get("FLOWINV_DATA") or Path.home() / ".cache" / "flowinv"
@@ -157,57 +153,11 @@ def load(name: str, sample: bool = False) -> Dataset:
     return Dataset(title, CLASSES[name], train, train[:0], test).held_out()
 
 
-def load_folder(path: str | Path, size: int = 32) -> Dataset:
-    """Images of your own, laid out as torchvision's ``ImageFolder`` has them.
-
-    They lie in ``path/train/<class>/`` and ``path/test/<class>/``. Validation images are those in
-    ``path/validation/<class>/`` or, without that folder, a tenth of the training images. All are
-    held in memory, so this is for sets of some ten thousand small ones.
-
-    Args:
-        path: the folder.
-        size: to which the shorter side is brought. The middle is cut out, (N, 3, size, size).
-
-    Raises:
-        DataError: a folder is missing or holds no images, or the splits have other classes.
-    """
-    path = Path(path)
-    splits = {}
-    classes = {}
-    for name in ("train", "validation", "test"):
-        if name != "validation" or (path / name).exists():
-            splits[name], classes[name] = _read_folder(path / name, size)
-    if len(set(classes.values())) > 1:
-        found = ", ".join(f"{name} has {names}" for name, names in classes.items())
-        raise DataError(f"{path}: expected the same classes in every split, but {found}")
-    train = splits["train"]
-    validation = splits.get("validation", train[:0])
-    data = Dataset(path.name, classes["train"], train, validation, splits["test"])
-    return data if "validation" in splits else data.held_out()
-
-
 def _as_split(images: np.ndarray, labels: np.ndarray) -> Split:
     """What a file holds, bytes, as what a network takes."""
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return Split(pixels.float().contiguous() / 255, torch.from_numpy(labels).long())
-
-
-def _read_folder(path: Path, size: int) -> tuple[Split, tuple[str, ...]]:
-    """The images of one split's folder, and its classes."""
-    # Here and below torchvision is imported where it is needed, since that takes a second.
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
-
-    try:
-        folder = ImageFolder(path, Compose([Resize(size), CenterCrop(size), ToTensor()]))
-        images, labels = zip(*folder)
-    except OSError as error:  # no folder, no classes, no images, or one that is none
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{path} is not a folder of images ({reason}): put them in {path}/<class>/"
-        ) from None
-    return Split(torch.stack(images), torch.tensor(labels)), tuple(folder.classes)
 
 
 def _full(name: str) -> Arrays:

@@ -7,7 +7,9 @@ RotMNIST-LT.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +17,39 @@ from torch import Tensor
 from ..transforms import FAMILIES
 
 
+class DataError(RuntimeError):
+    """A data set or a file is missing, or is not what it should be."""
+
+
+class Stored(Protocol):
+    """Images that are read when they are asked for, as ``ImageFiles``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """For a number the image (C, H, W), as bytes; else some of them, not yet read."""
+
+    def __add__(self, other: Any) -> Any:
+        """These, and after them the others."""
+
+    def read(self) -> Tensor:
+        """All of them, (N, C, H, W), as floats."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Images with their labels, into which it unpacks: ``fit(model, *data.train, settings)``.
 
+    It is a map-style Dataset as well: ``split[3]`` is an image with its label. Those of a folder
+    are read when they are asked for: ``fit(model, data.train, settings)`` reads a batch at a time,
+    ``split.images`` all of them, which are then kept.
+
     Args:
-        images: (N, C, H, W), float32 in [0, 1].
+        source: (N, C, H, W), float32 in [0, 1], or images in files.
         labels: (N,), int64.
         angles: (N,), by how many degrees each image was turned counter-clockwise, where known.
         places: (N,), where each image stood before some were held out; see ``Dataset.joined``.
@@ -33,9 +62,10 @@ class Split:
         >>> few
         Split of 2 images (1, 28, 28)
         >>> images, labels = few
+        >>> image, label = few[1]
     """
 
-    images: Tensor
+    source: Tensor | Stored
     labels: Tensor
     angles: Tensor | None = None
     places: Tensor | None = None
@@ -43,28 +73,55 @@ class Split:
     def __post_init__(self):
         for name in ("labels", "angles", "places"):
             values = getattr(self, name)
-            if values is not None and len(values) != len(self.images):
+            if values is not None and len(values) != len(self.source):
                 raise ValueError(
-                    f"{name}: expected as many as images, {len(self.images)}, got {len(values)}"
+                    f"{name}: expected as many as images, {len(self.source)}, got {len(values)}"
                 )
 
+    @cached_property
+    def images(self) -> Tensor:
+        """(N, C, H, W), float32 in [0, 1]. Those in files are read now, and kept."""
+        return self.source if isinstance(self.source, Tensor) else self.source.read()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are a tensor, and not files."""
+        return isinstance(self.source, Tensor)
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.source)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels))
 
-    def __getitem__(self, index: Tensor | slice) -> "Split":
-        """The images that a slice, a mask or a tensor of numbers names, in its order."""
+    def __getitem__(self, index: Any) -> Any:
+        """An image and its label by number; a ``Split`` by a slice, a mask or a tensor of numbers.
+
+        Images come in the order that the index names.
+        """
+        if isinstance(index, int):
+            return self.source[index], int(self.labels[index])
         return Split(
-            self.images[index],
+            self.source[index],
             self.labels[index],
             None if self.angles is None else self.angles[index],
             None if self.places is None else self.places[index],
         )
 
+    def __add__(self, other: "Split") -> "Split":
+        """These images, and after them the others; with their angles where both are known."""
+        angles = None
+        if self.angles is not None and other.angles is not None:
+            angles = torch.cat([self.angles, other.angles])
+        if isinstance(self.source, Tensor):
+            source = torch.cat([self.source, other.images])
+        else:
+            source = self.source + other.source
+        return Split(source, torch.cat([self.labels, other.labels]), angles)
+
     def __repr__(self) -> str:
-        return f"Split of {len(self):,} images {tuple(self.images.shape[1:])}"
+        where = "" if self.in_memory else " in files"
+        return f"Split of {len(self):,} images {tuple(self.source.shape[1:])}{where}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,17 +178,7 @@ class Dataset:
             >>> load("mnist", sample=True).joined().only([1, 6])
             MNIST (embedded sample): 2,000 training and 400 test images of 2 classes (1, 6)
         """
-        train = self.train
-        validation = self.validation
-        order = self._ranks().argsort()
-        angles = None
-        if train.angles is not None and validation.angles is not None:
-            angles = torch.cat([train.angles, validation.angles])[order]
-        joined = Split(
-            images=torch.cat([train.images, validation.images])[order],
-            labels=torch.cat([train.labels, validation.labels])[order],
-            angles=angles,
-        )
+        joined = (self.train + self.validation)[self._ranks().argsort()]
         return replace(self, train=joined, validation=joined[:0])
 
     def _ranks(self) -> Tensor:
@@ -304,4 +351,4 @@ def _turn(split: Split, angles: Tensor) -> Split:
     images = FAMILIES["rotation"].warp(split.images, angles[:, None] / 180)
     if split.angles is not None:
         angles = principal(split.angles + angles)
-    return replace(split, images=images, angles=angles)
+    return replace(split, source=images, angles=angles)

@@ -4,8 +4,9 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import torch
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import plots
-from ..data import DataError, Dataset, load_folder
+from ..data import DataError, Dataset, ImageFiles, load_folder
+from ..data.files import Broken
+from ..data.reading import parts
 from ..explanation import Ranges, oddness, ranges
 from ..files import atomic_write
 from ..metrics import accuracy
@@ -39,7 +42,11 @@ def fit_folder(
     classifier: str = SMALL,
     weights: str | Path | None = None,
     size: int = 64,
+    pad: bool = False,
+    broken: Broken = "refuse",
+    workers: int = 0,
     progress: bool = True,
+    accelerator=None,
 ) -> Path:
     """Fit a model to a folder, save it, and write a page of results beside it, whose path it is.
 
@@ -54,8 +61,12 @@ def fit_folder(
         classifier: ``convnet``, this package's small one, or the name of a torchvision network.
         weights: safetensors with the torchvision network's state. It then stays as it is, and q
             alone is fitted; else both learn.
-        size: to which the images' shorter side is brought. The middle is cut out.
+        size: side of the images in pixels.
+        pad: False cuts out the middle; True keeps all of an image and fills up with black.
+        broken: what becomes of files that cannot be read, as ``load_folder`` has it.
+        workers: processes that read images.
         progress: a bar.
+        accelerator: as ``fit`` has it. The first of its processes writes the files.
 
     Raises:
         DataError: the folder is not laid out so.
@@ -67,13 +78,23 @@ def fit_folder(
     checkpoint = out.with_suffix(".checkpoint")
     if out.exists() and not checkpoint.exists():
         raise ValueError(f"{out} is there already: choose another file, or delete it")
-    data = load_folder(folder, size)
+    data = load_folder(folder, size, pad=pad, broken=broken)
     model = _build(len(data.classes), family, guide, classifier, weights, size, settings.seed)
-    images, labels = data.train
-    history = fit(model, images, labels, settings, checkpoint=checkpoint, progress=progress)
-    save_model(model, out, {"classes": list(data.classes), "size": size, "title": data.title})
+    history = fit(
+        model,
+        data.train,
+        settings,
+        workers=workers,
+        checkpoint=checkpoint,
+        progress=progress,
+        accelerator=accelerator,
+    )
+    if accelerator and not accelerator.is_main_process:
+        return page
+    about = {"classes": list(data.classes), "size": size, "pad": pad, "title": data.title}
+    save_model(model, out, about)
     with atomic_write(page) as partial:
-        partial.write_text(_page(model, data, history), encoding="utf-8")
+        partial.write_text(_page(model, data, history, workers), encoding="utf-8")
     checkpoint.unlink()
     return page
 
@@ -114,6 +135,8 @@ def predict_folder(
     out: str | Path,
     progress: Callable[[int, int], None] = lambda done, of: None,
     seed: int = 0,
+    broken: Literal["refuse", "skip"] = "refuse",
+    workers: int = 0,
     network: nn.Module | None = None,
 ) -> int:
     """Write what a saved model finds in each image of a folder, and return how many there were.
@@ -128,6 +151,8 @@ def predict_folder(
         out: the file.
         progress: called with how many images are done, of how many.
         seed: of the samples.
+        broken: what becomes of files that cannot be read: an error, or they are left out.
+        workers: processes that read images.
         network: the classifier's, where the model was not built from a name: see ``load_model``.
 
     Raises:
@@ -143,8 +168,11 @@ def predict_folder(
             " {'size': …, 'classes': …})"
         )
     folder = Path(folder)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
+    paths = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = ImageFiles(paths, about["size"], about.get("pad", False), _channels(model))
+    if broken == "skip":
+        files = files[files.readable(folder, skip=True)]
+    if not len(files):
         raise DataError(f"{folder} holds no images: expected files as .png or .jpg in it or below")
     model.to(pick_device())
     done = 0
@@ -155,13 +183,14 @@ def predict_folder(
     ):
         torch.manual_seed(seed)
         writer = csv.writer(stream)
-        for names, images in _read(files, about["size"], _channels(model)):
+        for images in parts(files, BATCH, workers):
             columns = ranges(model, images).columns(about.get("classes"))
             if not done:
                 writer.writerow(["file", *columns])
-            for name, *row in zip(names, *columns.values()):
-                writer.writerow([name.relative_to(folder).as_posix(), *map(_short, row)])
-            done += len(names)
+            for row in zip(*columns.values()):
+                name = files.path(done).relative_to(folder).as_posix()
+                writer.writerow([name, *map(_short, row)])
+                done += 1
             progress(done, len(files))
     return done
 
@@ -175,32 +204,13 @@ def _channels(model: InvariantClassifier) -> int:
     return config.get("in_channels") or len(config["classifier"]["mean"])
 
 
-def _read(files: list[Path], size: int, channels: int) -> Iterator[tuple[list[Path], Tensor]]:
-    """Batches of files with their images, brought to size as ``load_folder`` does."""
-    from PIL import Image  # these take a second
-    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
-
-    bring = Compose([Resize(size), CenterCrop(size), ToTensor()])
-    for start in range(0, len(files), BATCH):
-        names = files[start : start + BATCH]
-        images = []
-        for file in names:
-            try:
-                with Image.open(file) as image:
-                    images.append(bring(image.convert("L" if channels == 1 else "RGB")))
-            except OSError as error:
-                reason = str(error).splitlines()[0]
-                raise DataError(f"{file} is no readable image ({reason}): remove it") from None
-        yield names, torch.stack(images)
-
-
-def _page(model: InvariantClassifier, data: Dataset, history: list[dict]) -> str:
+def _page(model: InvariantClassifier, data: Dataset, history: list[dict], workers: int) -> str:
     """The page of results on test images: one HTML file, figures inside."""
-    images, labels = data.test
+    labels = data.test.labels
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = ranges(model, images)
-        right = [accuracy(model, images, labels, samples) for samples in (0, 20)]
+        found = ranges(model, data.test, workers=workers)
+        right = [accuracy(model, data.test, labels, samples, workers) for samples in (0, 20)]
         figures = [_training(history), _examples(model, data)]
     widths = found.high - found.low
     odd = oddness(widths, labels)
@@ -247,14 +257,14 @@ def _table(header: list[str], rows: list[list]) -> str:
 
 def _odd_ones(data: Dataset, found: Ranges, odd: Tensor, number: int = 8) -> str:
     chosen = odd.argsort(descending=True, stable=True)[:number]
-    images, labels = data.test
-    titles = [data.classes[c] for c in labels[chosen].tolist()]
+    images, labels = data.test[chosen]
+    titles = [data.classes[c] for c in labels.tolist()]
     header = ["class", "oddness", *found.names]
     rows = []
     for i, title in zip(chosen.tolist(), titles):
         ends = zip(found.low[i].tolist(), found.high[i].tolist())
         rows.append([title, f"{odd[i]:.1f}", *(f"{low:.3g} to {high:.3g}" for low, high in ends)])
-    figure = plots.row(images[chosen], titles)
+    figure = plots.row(images, titles)
     return _picture(figure, "The odd ones out, in the table's order.") + _table(header, rows)
 
 
@@ -266,9 +276,9 @@ def _training(history: list[dict]) -> Figure:
 
 @torch.no_grad()
 def _examples(model: InvariantClassifier, data: Dataset, samples: int = 8) -> Figure:
-    images, labels = data.test
+    labels = data.test.labels
     first = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist()][:10]
-    shown = images[first].to(model.device)
+    shown = data.test[first].images.to(model.device)
     warped = model.family.warp(shown, model.q(shown).sample((samples,)), validate=False)
     names = [data.classes[c] for c in labels[first].tolist()]
     return plots.samples(shown.cpu(), warped.cpu(), names)

@@ -18,9 +18,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_context
 from .bases import Base, GaussianBase, MixtureBase, UniformBase
 from .box import BoxDistribution, Draw, draw
-from .layers import ConditionalLayer, Layer, ToBox, ToLine, Window
+from .layers import ConditionalLayer, Layer, MaskedNetwork, ToBox, ToLine, Window
 from .univariate import Affine, Spline
 
 
@@ -118,7 +119,29 @@ class ConditionalFlow(nn.Module):
         self.base = base
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, context: Tensor) -> FlowDistribution:
+    @property
+    def context_dim(self) -> int | None:
+        """The context's size, as the parts of this package that look at it have it."""
+        for module in self.modules():
+            if isinstance(module, MaskedNetwork):
+                return module.context.in_features
+            if isinstance(module, MixtureBase | Window):
+                return module.linear.in_features
+        return None
+
+    def forward(self, context: Tensor, validate: bool = True) -> FlowDistribution:
+        """The distribution over the box, batch shape (…), for a context (…, C).
+
+        Args:
+            context: what q is conditioned on.
+            validate: look at its size and for NaN. On a GPU this waits for the device, so guides
+                do without.
+
+        Raises:
+            ValueError: it has another size, or numbers that are not finite.
+        """
+        if validate and not torch.compiler.is_compiling():
+            check_context(context, self.context_dim)
         layers: list[Layer] = list(self.layers)  # type: ignore[arg-type]
         return FlowDistribution(self.base(context), layers, context)
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..data.reading import Source
 from ..files import atomic_write
 from ..model import InvariantClassifier
 from .settings import Settings
@@ -135,12 +136,12 @@ def load_weights(path: str | Path, model: InvariantClassifier) -> dict[str, Any]
     return about
 
 
-def identity(model: InvariantClassifier, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def identity(model: InvariantClassifier, data: Source) -> dict[str, Any]:
     """What a checkpoint shares with the run that goes on from it, beside shapes and settings."""
-    some = images[:: max(1, len(images) // 64)].cpu().numpy()
+    some = data.some(64).cpu().numpy()
     return {
         "model": describe(model),
-        "images per class": torch.bincount(labels).tolist(),
+        "images per class": data.per_class(),
         "images": _hash(some.tobytes()),
     }
 

@@ -4,20 +4,20 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from ..checks import check_images, check_labels
+from ..checks import check_device, told
+from ..data.reading import Images, Source, seed_of, source
 from ..model import InvariantClassifier
 from ..transforms import FAMILIES
 from .checkpoints import CheckpointError, Run, identity, load_checkpoint, save_checkpoint
@@ -48,10 +48,11 @@ def _trains_on(device: str) -> bool:
 
 def fit(
     model: InvariantClassifier,
-    images: Tensor,
-    labels: Tensor,
-    settings: Settings,
+    images: Images,
+    labels: Tensor | Settings | None = None,
+    settings: Settings | None = None,
     *,
+    workers: int = 0,
     device: torch.device | str | None = None,
     checkpoint: str | Path | None = None,
     each_epoch: Callable[[InvariantClassifier], dict[str, Any]] | None = None,
@@ -61,6 +62,9 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train the model in place, and return its history: one dict for each epoch.
 
+    Images are tensors, ``fit(model, images, labels, settings)``, or read as they are needed, from
+    any map-style Dataset of (image, label): ``fit(model, dataset, settings)``.
+
     A dict has epoch, loss, entropy (nats) and alpha (means over the epoch; None in burn-in) and
     seconds, and embedding_spread where the guide has an encoder. A run repeats, whatever came
     before it: PyTorch's global generators are seeded from the settings' seed at every step. At the
@@ -68,9 +72,15 @@ def fit(
 
     Args:
         model: moves to the device and stays there.
-        images: (N, C, H, W), floats in [0, 1]. They move to the device whole.
-        labels: (N,), int64.
+        images: (N, C, H, W), floats in [0, 1] or bytes (uint8), which move to the device whole; or
+            a Dataset whose item i is an image (C, H, W) of either kind and its label, which moves
+            batch by batch. Bytes become floats there, batch by batch. What a Dataset draws from
+            the global generators of torch, NumPy and random follows from the seed, the epoch and
+            the image's number, with any number of workers, and repeats after a stop; what it draws
+            from a generator of its own does not.
+        labels: (N,), int64; none beside a Dataset.
         settings: how to train.
+        workers: processes that read a Dataset; 0: this one does. No figure depends on it.
         device: None takes ``pick_device()``.
         checkpoint: a file written after each epoch, whole or not at all. If it is there already,
             training goes on where it stopped and ends, on a CPU, at the same bits as if it had not
@@ -88,6 +98,7 @@ def fit(
 
     Raises:
         ValueError: images, labels or settings that do not fit.
+        DataError: a Dataset's file cannot be read.
         CheckpointError: a checkpoint of another model or other settings.
         FloatingPointError: the loss or a gradient is not finite, or the entropy is above the box's.
 
@@ -104,16 +115,25 @@ def fit(
         >>> [row["epoch"] for row in history]
         [1, 2]
     """
-    check_images(images)
+    if isinstance(labels, Settings):
+        labels, settings = settings, labels
+    if settings is None or isinstance(labels, Settings):
+        raise ValueError(
+            "settings: expected fit(model, images, labels, settings) or"
+            " fit(model, dataset, settings), got other arguments"
+        )
     if accelerator:
         device = accelerator.device
         _take_precision(model, accelerator.mixed_precision)
-    device = torch.device(device) if device else pick_device()
+    device = check_device(device) if device else pick_device()
+    data = source(
+        images, labels, device=device, dtype=model.dtype, workers=workers, seed=settings.seed
+    )
     model.to(device).eval()
-    images = images.to(device)
-    labels = labels.to(device)
-    with torch.no_grad():
-        check_labels(labels, len(images), model.classifier(images[:1]).shape[-1])
+    one = data.take(torch.arange(1))
+    with torch.no_grad(), told(one, model.q, model.classifier):
+        model.q(one)
+        data.expect(classes=model.classifier(one).shape[-1])
     if settings.burn_in + settings.settle >= settings.epochs and list(model.q.parameters()):
         warnings.warn(
             f"q(T | I) will not be trained: all {settings.epochs} epochs are burn-in or settling;"
@@ -128,7 +148,7 @@ def fit(
         settings,
         optimizers=make_optimizers(model, settings, fused=known),
         control=torch.zeros(2, device=device),
-        identity=identity(model, images, labels),
+        identity=identity(model, data),
     )
     first = not _several(accelerator) or accelerator.is_main_process
     with (
@@ -141,8 +161,8 @@ def fit(
             load_checkpoint(checkpoint, run)
         if _several(accelerator):
             _start_together(run, accelerator)
-        with _bar(run, len(images), progress) as bar:
-            for row in _epochs(run, images, labels, bar, accelerator):
+        with _bar(run, len(data), progress) as bar:
+            for row in _epochs(run, data, bar, accelerator):
                 if each_epoch:
                     model.eval()
                     row |= each_epoch(model)
@@ -153,17 +173,15 @@ def fit(
     return run.history
 
 
-def _epochs(
-    run: Run, images: Tensor, labels: Tensor, bar: tqdm, accelerator
-) -> Iterator[dict[str, Any]]:
+def _epochs(run: Run, data: Source, bar: tqdm, accelerator) -> Iterator[dict[str, Any]]:
     """Train epoch by epoch, from where the run stands, and give the row of each."""
     model = run.model
     settings = run.settings
     price = settings.price
-    steps = math.ceil(len(images) / settings.batch_size)
+    steps = math.ceil(len(data) / settings.batch_size)
     rates = _rates(run, steps)
     learning = {module: _learning(module) for module in (model.classifier, model.q)}
-    held_out = _held_out(images, settings)
+    held_out = _held_out(data, settings)
     for epoch in range(len(run.history), settings.epochs):
         begin = time.perf_counter()
         burning_in = epoch < settings.burn_in
@@ -172,26 +190,31 @@ def _epochs(
         _freeze(model.q, learning[model.q], settling)
         _freeze(model.classifier, learning[model.classifier], settings.freeze and not burning_in)
         means = _Means()
-        for number, batch in enumerate(_batches(images, settings, epoch)):
+        batches = _batches(data, settings, epoch)
+        # Of each batch this process reads its share alone.
+        shares = [batch[_share(len(batch), accelerator)] for batch in batches]
+        read = data.batches(epoch, shares)
+        for number, (batch, (images, labels)) in enumerate(zip(batches, read)):
             alpha = None
             if not burning_in:
                 alpha = price.at(_progress(settings, epoch + number / steps), run.control)
             loss, entropy, norm = step(
                 model,
                 run.optimizers,
-                images[batch],
-                labels[batch],
+                images,
+                labels,
                 settings,
                 alpha,
                 (epoch, number),
                 accelerator,
-                None if held_out is None or settling else held_out[batch],
+                None if held_out is None or settling else held_out[batch].to(images.device),
+                len(batch),
             )
             for rate in rates:
                 rate.step()
             if not burning_in:
                 price.observe(entropy, run.control)
-            means.add(len(batch) / len(images), loss, entropy, norm, alpha)
+            means.add(len(batch) / len(data), loss, entropy, norm, alpha)
             bar.update(len(batch))
         if _several(accelerator):
             _agree_on_statistics(model, accelerator)
@@ -201,7 +224,7 @@ def _epochs(
         if burning_in:
             row |= {"entropy": None, "alpha": None}
         else:
-            row |= _embedding_spread(model, images)
+            row |= _embedding_spread(model, data)
         row["seconds"] = time.perf_counter() - begin
         yield row
 
@@ -216,6 +239,7 @@ def step(
     number: tuple[int, int] = (0, 0),
     accelerator=None,
     held_out: Tensor | None = None,
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of gradient descent: the loss and entropy before it, and the gradient's norm.
 
@@ -233,21 +257,26 @@ def step(
         accelerator: as ``fit`` has it.
         held_out: (B,), which images teach q alone, while the others teach the classifier alone;
             None: each teaches both.
+        size: B, where images and labels are this process's share of the batch alone.
     """
+    B = size or len(images)
+    share = _share(B, accelerator)
+    first = share.start if size else 0  # where in the batch those begin that are here
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss = entropy = images.new_zeros(())
     samples = 1 if alpha is None else settings.samples
-    for part in _parts(len(images), settings, samples, accelerator):
-        _seed_generators(_seed(settings.seed, *number, part.start), images.device)
-        for some, taught, weight in _lessons(model, part, held_out, len(images), alpha):
+    for part in _parts(share, settings, samples):
+        _seed_generators(seed_of(settings.seed, *number, part.start), images.device)
+        for some, taught, weight in _lessons(model, part, held_out, B, alpha):
+            here = _moved(some, -first)
             with _alone(taught, model):
-                part_loss, part_entropy = _loss(model, images[some], labels[some], settings, alpha)
+                part_loss, part_entropy = _loss(model, images[here], labels[here], settings, alpha)
             if part_loss.requires_grad:  # else the classifier is frozen and q has no parameters
                 (weight * part_loss).backward()
-            share = len(images[some]) / len(images)
-            loss = loss + share * part_loss.detach()
-            entropy = entropy + share * part_entropy.detach()
+            part_share = len(images[here]) / B
+            loss = loss + part_share * part_loss.detach()
+            entropy = entropy + part_share * part_entropy.detach()
     if _several(accelerator):
         learner = model.classifier if alpha is None else model
         loss, entropy = _add_up(_learning(learner), loss, entropy, accelerator)
@@ -310,23 +339,31 @@ def _rates(run: Run, steps: int) -> list[LambdaLR]:
     return [LambdaLR(optimizer, share_of_peak, latest) for optimizer in run.optimizers]
 
 
-def _batches(images: Tensor, settings: Settings, epoch: int) -> Sequence[Tensor]:
+def _batches(data: Sized, settings: Settings, epoch: int) -> Sequence[Tensor]:
     """Which images each batch of an epoch has, in an order that follows from the seed."""
-    generator = torch.Generator().manual_seed(_seed(settings.seed, epoch))
-    order = torch.randperm(len(images), generator=generator)
-    return order.to(images.device).split(settings.batch_size)
+    generator = torch.Generator().manual_seed(seed_of(settings.seed, epoch))
+    return torch.randperm(len(data), generator=generator).split(settings.batch_size)
 
 
-def _parts(N: int, settings: Settings, samples: int, accelerator) -> list[slice]:
-    """This process's share of a batch of N images, in parts of as many as may go at once."""
-    first = 0
-    last = N
-    if accelerator:
-        first = N * accelerator.process_index // accelerator.num_processes
-        last = N * (accelerator.process_index + 1) // accelerator.num_processes
-    at_once = max(1, settings.chunk // samples) if settings.chunk else N
-    starts = range(first, last, at_once)
-    return [slice(start, min(start + at_once, last)) for start in starts]
+def _share(B: int, accelerator) -> slice:
+    """Which images of a batch are this process's."""
+    if accelerator is None:
+        return slice(0, B)
+    index = accelerator.process_index
+    processes = accelerator.num_processes
+    return slice(B * index // processes, B * (index + 1) // processes)
+
+
+def _parts(share: slice, settings: Settings, samples: int) -> list[slice]:
+    """A share of a batch, in parts of as many as may go at once."""
+    at_once = max(1, settings.chunk // samples) if settings.chunk else max(1, share.stop)
+    starts = range(share.start, share.stop, at_once)
+    return [slice(start, min(start + at_once, share.stop)) for start in starts]
+
+
+def _moved(some: slice | Tensor, by: int) -> slice | Tensor:
+    """The same places, counted from elsewhere."""
+    return slice(some.start + by, some.stop + by) if isinstance(some, slice) else some + by
 
 
 def _progress(settings: Settings, epoch: float) -> float:
@@ -359,11 +396,6 @@ class _Means:
 
     def read(self) -> dict[str, Any]:
         return {name: float(getattr(self, name)) for name in ("loss", "entropy", "alpha")}
-
-
-def _seed(*key: int) -> int:
-    """A seed that follows from the key, and from nothing else."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
@@ -402,14 +434,14 @@ def _as_it_was(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _held_out(images: Tensor, settings: Settings) -> Tensor | None:
+def _held_out(data: Sized, settings: Settings) -> Tensor | None:
     """Which images teach q(T | I) alone: (N,), the same in every epoch; None: no image does."""
     if not settings.held_out:
         return None
     # The first ones in the order of an epoch that does not come.
-    order = torch.cat(list(_batches(images, settings, settings.epochs)))
-    chosen = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    chosen[order[: round(settings.held_out * len(images))]] = True
+    order = torch.cat(list(_batches(data, settings, settings.epochs)))
+    chosen = torch.zeros(len(data), dtype=torch.bool)
+    chosen[order[: round(settings.held_out * len(data))]] = True
     return chosen
 
 
@@ -561,13 +593,13 @@ def _check_health(row: dict[str, Any], broken: int, steps: int, dim: int) -> Non
 
 
 @torch.no_grad()
-def _embedding_spread(model: InvariantClassifier, images: Tensor) -> dict[str, float]:
+def _embedding_spread(model: InvariantClassifier, data: Source) -> dict[str, float]:
     """How much the encoder's embedding varies: its standard deviation over images over its size."""
     encoder = getattr(model.q, "encoder", None)
-    if encoder is None or len(images) < 2:
+    if encoder is None or len(data) < 2:
         return {}
     encoder.eval()  # looking must not change it
-    embedding = encoder(images[:: max(1, len(images) // 256)])
+    embedding = encoder(data.some(256))
     size = embedding.pow(2).mean(0).sqrt().norm()
     spread = (embedding.std(0).norm() / size).nan_to_num().item()  # all zero: 0
     if spread < 0.003:  # early in healthy runs it was 0.016 to 0.06, later 0.4 to 1

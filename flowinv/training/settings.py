@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from torch import Tensor
+
+from ..checks import check_count
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,24 @@ class Steps:
         return self.factor ** (epoch // self.every)
 
 
+# Settings that count something, and the least that each may be.
+WHOLE = {
+    "epochs": 1,
+    "batch_size": 1,
+    "samples": 1,
+    "chunk": 1,
+    "burn_in": 0,
+    "settle": 0,
+    "seed": 0,
+}
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, Real):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to train.
@@ -196,17 +217,20 @@ class Settings:
     decay: Cosine | Steps = Cosine()
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "samples", "lr", "guide_lr", "clip", "chunk"):
+        for name, least in WHOLE.items():
+            if getattr(self, name) is not None or name != "chunk":
+                check_count(name, getattr(self, name), least)
+        for name in ("lr", "guide_lr", "clip"):
+            if not _number(name, getattr(self, name)) > 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("alpha", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
-        for name in ("lr", "guide_lr"):
-            if math.isinf(getattr(self, name)):
-                raise ValueError(f"{name}: expected a finite number, got inf")
-        for name in ("alpha", "burn_in", "settle", "seed", "weight_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, Schedule | EntropyControl) and not value >= 0:
+            if not isinstance(value, Schedule | EntropyControl) and not _number(name, value) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
+        for name in ("lr", "guide_lr", "alpha", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, Schedule | EntropyControl) and math.isinf(value):
+                raise ValueError(f"{name}: expected a finite number, got inf")
         for name in ("smoothing", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")

@@ -101,13 +101,18 @@ class Family:
             ValueError: if shapes or values are not as said.
         """
         check_images(images, values=validate)
-        if T.ndim not in (2, 3) or T.shape[-2:] != (images.shape[0], self.dim):
+        like = (images.shape[0], self.dim)
+        if isinstance(T, Tensor) and (T.ndim not in (2, 3) or T.shape[-2:] != like):
             raise ValueError(
                 f"T: expected shape (S, B, D) or (B, D) with B = {len(images)} and"
                 f" D = {self.dim}, got {tuple(T.shape)}"
             )
-        if validate:
-            check_coefficients(T, self.dim)
+        check_coefficients(T, self.dim, values=validate)
+        if T.dtype != images.dtype:
+            raise ValueError(
+                f"T: expected {images.dtype}, as the images, got {T.dtype}; convert with"
+                " T.to(images.dtype)"
+            )
         # Half precision is too coarse for places.
         with torch.autocast(images.device.type, enabled=False):
             return self.apply(images, self.prepare(T))
