@@ -52,7 +52,7 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
     figure, axes = plt.subplots(B, S + 1, figsize=size, squeeze=False)
     for image, samples, label, row in zip(images, warped.transpose(0, 1), labels, axes):
         _picture(row[0], image)
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(label, rotation=0, labelpad=8, va="center", ha="right")
         _frame(row[0])
         for ax, sample in zip(row[1:], samples):
             _picture(ax, sample)
