@@ -241,19 +241,23 @@ def modes(
 def _weighed_points(q: TorchDistribution, number: int) -> tuple[Tensor, Tensor]:
     """Points T (S, B, D) and masses (S, B), which sum to 1, that stand for q.
 
-    A grid is the same for all images: (S, 1, 1).
+    Where they are a grid for all images it is one: (S, 1, 1).
     """
-    (B,) = q.batch_shape
-    if q.event_shape == (1,):
-        edge = 1 - 1 / number
-        T, _, _ = draw(q, 1)
-        grid = torch.linspace(-edge, edge, number, dtype=T.dtype, device=T.device)
-        grid = grid[:, None, None]
-        log_q = q.log_prob(grid.expand(-1, B, -1))
-        if log_q.isfinite().any(0).all():  # not so where q is narrower than the grid
-            return grid, log_q.softmax(0)
     T, _, weights = draw(q, number)
-    return T, weights
+    if q.event_shape != (1,) or len(T) < number:  # a point mass is drawn once
+        return T, weights
+    number = len(T)
+    edge = 1 - 1 / number
+    grid = torch.linspace(-edge, edge, number, dtype=T.dtype, device=T.device)[:, None, None]
+    density = q.log_prob(grid.expand(-1, *q.batch_shape, -1)).exp()
+    total = density.mean(0)  # times 2, the integral of q
+    resolved = (2 * total - 1).abs() < 0.1  # not so where q is as narrow as the grid
+    if resolved.all():
+        return grid, density / (number * total)
+    return (
+        grid.where(resolved[:, None], T),
+        (density / (number * total)).where(resolved, weights),
+    )
 
 
 def _from_to(start: Tensor, end: Tensor, angles: tuple[bool, ...]) -> Tensor:
