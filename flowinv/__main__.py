@@ -5,6 +5,7 @@ Results are stored with provenance. On several GPUs or hosts the same:
 `accelerate launch --multi_gpu -m flowinv train cifar10 --profile full`.
 """
 
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {results.how_to_install(error)}")
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-Place = Annotated[Path, tyro.conf.Positional]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Profile = Literal["ci", "quick", "part", "reduced", "full"]
 BOOK = Path("book/results")
 EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
@@ -85,7 +87,7 @@ FlatChanges = tyro.conf.OmitArgPrefixes[Changes]
 
 
 def fit(
-    folder: Place,
+    folder: Folder,
     out: Path,
     family: str = "affine",
     guide: str = "flow",
@@ -133,22 +135,26 @@ def fit(
 
 
 def predict(
-    model: Place,
-    folder: Place,
+    model: Model,
+    folder: Folder,
     out: Path = Path("ranges.csv"),
     seed: int = 0,
+    network: str | None = None,
 ) -> int:
     """Say of every image of a folder its class, and how far it may be moved: a table as CSV.
 
     Args:
-        model: as fit has written it.
+        model: as fit or save_model has written it.
         folder: with images anywhere below.
         out: the table's file.
         seed: of the samples.
+        network: module:function of yours that makes the classifier's network, as shop:network;
+            for a model that was built around a network instead of a name.
     """
+    made = _made(network) if network else None
     with _bars(sys.stderr.isatty()) as bars:
         number = predict_folder(
-            model, folder, out, partial(_show, bars, bars.add_task("images")), seed
+            model, folder, out, partial(_show, bars, bars.add_task("images")), seed, made
         )
     print(f"written: {out}, {number} images")
     return 0
@@ -324,6 +330,19 @@ def _run_all(jobs: Sequence[runs.Job], folders: Folders, missing: bool, keep: bo
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _made(name: str) -> torch.nn.Module:
+    """The network that a function of the reader's own makes, by module:function."""
+    try:
+        made = pkgutil.resolve_name(name)()
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(f"network: expected module:function, got {name!r} ({error})") from None
+    if not isinstance(made, torch.nn.Module):
+        raise ValueError(
+            f"network: expected that {name} makes a torch.nn.Module, got a {type(made).__name__}"
+        )
+    return made
 
 
 def _show(bars: Progress, bar: TaskID, done: int, epochs: int) -> None:

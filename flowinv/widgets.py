@@ -54,11 +54,11 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, and the figure closed."""
+    """The figure as a PNG file, and the figure closed. 256 colours: a third of the bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     plt.close(figure)
-    return buffer.getvalue()
+    return _file(Picture.open(buffer).convert("RGB"), colours=256)
 
 
 def _starts(start: dict, choices: dict[str, list]) -> dict:
@@ -123,6 +123,12 @@ def _strip(files: list[bytes]) -> bytes:
     strip = Picture.new("RGB", size, "white")
     for i, picture in enumerate(pictures):
         strip.paste(picture, (0, i * H) if down else (i * W, 0))
+    return _file(strip, colours=64)
+
+
+def _file(picture: Picture.Image, colours: int) -> bytes:
+    """The picture (RGB) as a PNG file with a palette of its own."""
     buffer = io.BytesIO()
-    strip.quantize(64).save(buffer, format="png", optimize=True)
+    few = picture.quantize(colours, dither=Picture.Dither.NONE)
+    few.save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -924,3 +924,37 @@ def test_a_window_far_round_the_circle_scores_what_it_draws():
     flow = box_flow(1, 4, half_width=0.01, periodic=[True])
     q = flow(1e6 * torch.randn(50, 4))
     assert q.log_prob(q.draw(100).T).isfinite().all()
+
+
+# What the chapter on flows says of the package
+
+
+def test_the_slope_of_tanh_does_not_cancel_far_out():
+    """log(1 − tanh² u) tends to log 4 − 2 |u|; computed as it stands here it is −∞ from 10 on."""
+    u = torch.tensor([[-30.0], [10.0], [20.0], [50.0]])
+    T, log_det = ToBox()(u)
+    assert torch.allclose(log_det, math.log(4) - 2 * u.abs().squeeze(-1))
+    assert (1 - T.square()).log().isinf().all()
+
+
+@pytest.mark.parametrize("univariate", [Affine(), Spline(7)], ids=["affine", "spline"])
+def test_a_layer_takes_whatever_network_makes_its_parameters(univariate):
+    """A reader's own, of which a rank that gets zeros stays where it is, as in RealNVP."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1 + 4, univariate.count).double()
+
+        def forward(self, x, context):
+            moved = self.linear(torch.cat([x[..., :1], context], -1))
+            return torch.stack([torch.zeros_like(moved), moved], -2)
+
+    layer = ConditionalLayer(univariate, ranks=[0, 1], context_dim=4)
+    layer.network = Own()
+    x, context = 0.9 * in_box(20, 2), doubles(20, 4)
+    y, log_det = layer(x, context)
+    alone, log_slope = univariate(x[:, 1], layer.network(x, context)[:, 1])
+    assert torch.allclose(y, torch.stack([x[:, 0], alone], -1))
+    assert torch.allclose(log_det, log_slope)
+    assert torch.allclose(layer.inverse(y, context).value, x, atol=1e-8)

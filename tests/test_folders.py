@@ -12,7 +12,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from flowinv import InvariantClassifier, load_folder, load_model, save_model
+from flowinv import InvariantClassifier, from_classifier, load_folder, load_model, save_model
 from flowinv.__main__ import main
 from flowinv.explanation import ranges
 
@@ -111,6 +111,46 @@ def test_weights_of_a_torchvision_network_stay_as_they_are(photos, tmp_path):
     for key, value in model.classifier.network.state_dict().items():
         assert torch.equal(value, network.state_dict()[key]), key
     assert model.classifier.frozen and not model.original
+
+
+SHOP = """
+import torchvision
+def network():
+    return torchvision.models.resnet18(num_classes=2)
+def seven():
+    return 7
+"""
+
+
+def test_predict_takes_a_network_that_the_readers_code_makes(photos, tmp_path, monkeypatch, capsys):
+    """The model was built around a network; its weights are those of the model's file."""
+    (tmp_path / "shop_of_tests.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    path, csvs = tmp_path / "own.safetensors", tmp_path / "ranges.csv"
+    network = torchvision.models.resnet18(num_classes=2)
+    model = from_classifier(network, family="rotation", features="layer1", size=16).eval()
+    save_model(model, path, {"size": 16, "classes": ["<dark>", "bright"]})
+    known = ["predict", path, photos / "test", "--out", csvs]
+    assert call(*known, "--network", "shop_of_tests:network") == 0
+    capsys.readouterr()
+    with csvs.open(newline="") as stream:
+        found = [float(line["probability"]) for line in csv.DictReader(stream)]
+    torch.manual_seed(0)
+    expected = ranges(model, load_folder(photos, size=16).test.images).probabilities.amax(-1)
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-4, atol=1e-4)
+    before = csvs.read_bytes()
+    for name, message in {
+        "no_such_shop:network": "expected module:function, got 'no_such_shop:network'",
+        "shop_of_tests:none": "expected module:function",
+        "shop_of_tests:seven": "makes a torch.nn.Module, got a int",
+    }.items():
+        assert call(*known, "--network", name) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: network: ") and message in error
+        assert error.count("\n") == 1
+    assert call(*known) == 1
+    assert "expected the classifier's network" in capsys.readouterr().err
+    assert csvs.read_bytes() == before
 
 
 def test_what_cannot_be_done_is_said_in_one_line_and_leaves_no_file(photos, tmp_path, capsys):

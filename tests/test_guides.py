@@ -210,6 +210,21 @@ def test_a_new_box_flow_is_augerinos_box(images):
         assert (flow.log_prob(T).isfinite() == box.log_prob(T).isfinite()).double().mean() > 0.98
 
 
+def test_one_box_for_all_widens_at_augerinos_pace(images):
+    """A control whose q moved many times as fast would lose by its rate alone."""
+    family = FAMILIES["affine"]
+    moved = {}
+    for name, options in (("augerino", {}), ("box_flow", {"for_all": True, "layers": 0})):
+        q = GUIDES[name](family, 1, half_width=0.2, **options)
+        optimizer = torch.optim.Adam(q.parameters(), lr=0.01)
+        before = draw(q(images), 1).log_prob.mean()
+        before.backward()
+        optimizer.step()
+        with torch.no_grad():
+            moved[name] = (before - draw(q(images), 1).log_prob.mean()).item()
+    assert 0.5 < moved["box_flow"] / moved["augerino"] < 3
+
+
 def test_a_box_flow_without_layers_is_instaaug_with_the_same_weights(images):
     family = FAMILIES["rotation_translation"]
     T = 2 * torch.rand(200, 8, family.dim) - 1

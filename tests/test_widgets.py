@@ -4,6 +4,7 @@ import io
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from PIL import Image as Picture
 
@@ -83,6 +84,19 @@ def test_wide_frames_stand_below_one_another_in_the_strip(displayed):
     widgets.frames(draw, a=[180, 200])
     strip = Picture.open(io.BytesIO(displayed[0].data))
     assert strip.size == (200, 2 * 80)
+
+
+def test_a_frame_keeps_its_colours_in_a_palette():
+    """Those of a line drawing exactly, many shades within a few levels of 256."""
+    figure = plt.figure(figsize=(1, 1), facecolor="#12AB9F")
+    frame = Picture.open(io.BytesIO(widgets.png(figure)))
+    assert frame.mode == "P" and frame.convert("RGB").getcolors() == [(6400, (0x12, 0xAB, 0x9F))]
+    y, x = np.mgrid[:80, :80] / 80
+    shades = np.stack([x, y, x * y], -1)  # 6,400 colours
+    figure = plt.figure(figsize=(1, 1))
+    figure.figimage(shades)
+    frame = Picture.open(io.BytesIO(widgets.png(figure))).convert("RGB")
+    assert abs(np.asarray(frame) / 255 - shades).mean() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import plots
 from ..data import DataError, Dataset, load_folder
@@ -114,6 +114,7 @@ def predict_folder(
     out: str | Path,
     progress: Callable[[int, int], None] = lambda done, of: None,
     seed: int = 0,
+    network: nn.Module | None = None,
 ) -> int:
     """Write what a saved model finds in each image of a folder, and return how many there were.
 
@@ -127,13 +128,14 @@ def predict_folder(
         out: the file.
         progress: called with how many images are done, of how many.
         seed: of the samples.
+        network: the classifier's, where the model was not built from a name: see ``load_model``.
 
     Raises:
         CheckpointError: the file is no saved model.
         DataError: there are no images, or one cannot be read.
-        ValueError: the model does not say the images' size.
+        ValueError: the model does not say the images' size, or its network is needed.
     """
-    model = load_model(path)
+    model = load_model(path, network)
     about = model.about or {}
     if "size" not in about:
         raise ValueError(
@@ -220,7 +222,8 @@ def _page(model: InvariantClassifier, data: Dataset, history: list[dict]) -> str
         "<h2>Samples of q(T | I)</h2>",
         _picture(figures[1], "An image of each class with samples of its q(T | I)."),
         "<h2>The odd ones out</h2>",
-        "<p>Test images whose widths differ most from those of their class.</p>",
+        "<p>Test images whose widths differ most from those of their class, in robust standard"
+        " deviations (oddness). Up to 3 is usual.</p>",
         _odd_ones(data, found, odd),
         "<h2>Training</h2>",
         _picture(figures[0], "The loss over the epochs."),
