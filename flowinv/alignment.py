@@ -423,8 +423,9 @@ def canonical(
         images: (B, C, H, W).
         found: their poses, as ``poses`` gives them.
         score: of logits, ``energy`` or ``confidence``.
-        gate: an image stays as it is unless the score is better than its own by more than this;
-            None: it always moves.
+        gate: an image stays as it is, bit for bit, unless the score is better than its own by more
+            than this; below 0, it moves unless its own is better by more than that. None: it always
+            moves.
 
     Example:
         >>> model = InvariantClassifier.build("mixture_flow", "rotation", 1, classes=5)

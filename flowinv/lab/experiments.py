@@ -307,6 +307,7 @@ def _long_tail(degrees: float, box: Numbers, model: InvariantClassifier, data: D
 
 
 POSES = range(0, 181, 30)  # degrees by which all test images are turned
+GATES = (0.0, -1.0, -2.0, -5.0, -10.0)  # in nats of energy
 
 
 def _poses(model: InvariantClassifier, data: Dataset) -> dict:
@@ -316,12 +317,12 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
     over angles, and how many images encoder and classifier look at for each.
     """
     images, labels = data.test[:1000]
-    found: dict[str, Any] = {}
+    gate = _best_gate(model, *data.validation[:500])
+    found: dict[str, Any] = {"gate": gate}
     total: dict[str, dict[str, float]] = {}
     for degrees in POSES:
-        T = wrap(images.new_full((len(images), 1), degrees / 180))
-        turned = FAMILIES["rotation"].warp(images, T)
-        for way, (log_p, seen) in _ways(model, turned).items():
+        turned = _all_turned(images, degrees)
+        for way, (log_p, seen) in _ways(model, turned, gate).items():
             right = metrics.quality(log_p, labels)["accuracy"]
             found.setdefault(f"accuracy_{way}_by_angle", {})[str(degrees)] = right
             sums = total.setdefault(way, {"classifier": 0.0, "encoder": 0.0})
@@ -334,14 +335,33 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
     return found
 
 
+def _all_turned(images: Tensor, degrees: float) -> Tensor:
+    T = wrap(images.new_full((len(images), 1), degrees / 180))
+    return FAMILIES["rotation"].warp(images, T)
+
+
+def _best_gate(model: InvariantClassifier, images: Tensor, labels: Tensor) -> float:
+    """The gate by which most images are classified right, of all turned by 0, by 90 and by 180°."""
+    right = dict.fromkeys(GATES, 0.0)
+    for degrees in (0, 90, 180):
+        turned = _all_turned(images, degrees)
+        of_q = poses(model, turned)
+        for gate in GATES:
+            logits = canonical(model, turned, of_q, energy, gate).logits
+            right[gate] += metrics.quality(logits.log_softmax(-1), labels)["accuracy"]
+    return max(right, key=lambda gate: right[gate])
+
+
 @torch.no_grad()
-def _ways(model: InvariantClassifier, images: Tensor) -> dict[str, tuple[Tensor, dict[str, int]]]:
+def _ways(
+    model: InvariantClassifier, images: Tensor, gate: float
+) -> dict[str, tuple[Tensor, dict[str, int]]]:
     """Log-probabilities (B, classes) by each way, and how many images were looked at for it.
 
     As the image is, and averaged over q; after mean-shift, and where the classifier is surer of
-    that; of all poses of q: their average, the heaviest, and the best by score, where it is better
-    than the image's own (gated) or always; over the circle in 36 turns: their average, and the best
-    by score (vary-and-rank).
+    that; of all poses of q: their average, the heaviest, and the best by score, always or unless
+    the gate keeps the image as it is; over the circle in 36 turns: their average, and the best by
+    score (vary-and-rank).
     """
     with metrics.passes(model) as as_it_is:
         plain = model.predict(images, 0)
@@ -375,10 +395,11 @@ def _ways(model: InvariantClassifier, images: Tensor) -> dict[str, tuple[Tensor,
         "heaviest_pose": (logits[0].log_softmax(-1), both(proposing, as_it_is)),
         "circle": (on_circle.log_softmax(-1).logsumexp(0) - log(len(on_circle)), all_round),
     }
+    gated = canonical(model, images, of_q, energy, gate).logits.log_softmax(-1)
+    ways["pose_by_energy_gated"] = gated, both(at_poses, as_it_is)
     for name, score in {"energy": energy, "confidence": confidence}.items():
-        for gate, seen in {None: at_poses, 0.0: both(at_poses, as_it_is)}.items():
-            chosen = canonical(model, images, of_q, score, gate).logits.log_softmax(-1)
-            ways[f"pose_by_{name}" + ("" if gate is None else "_gated")] = chosen, seen
+        chosen = canonical(model, images, of_q, score).logits.log_softmax(-1)
+        ways[f"pose_by_{name}"] = chosen, at_poses
         best = score(on_circle).argmax(0)
         surest = on_circle[best, torch.arange(len(best))].log_softmax(-1)
         ways[f"circle_by_{name}"] = surest, all_round
