@@ -1,31 +1,45 @@
-"""Alignment: move an image to where its own q(T | I) is centred, by mean-shift.
+"""Alignment: move an image to where its own q(T | I) is centred, or to each of its modes.
 
-::
+``mean_shift`` follows the mean::
 
     M_k = M_{k−1} · M(γ · E_{T ~ q(·; I_{k−1})} T),      I_k = I_0(M_k p),      M_0 = 1.
 
 The maps are multiplied: a step is taken from where the image stands, in its own coordinates. The
 paper adds coefficients instead, T_k = T_{k−1} + γ E[T] with I_k = A_{T_k}(I_0); the two agree where
 maps commute (rotations alone, translations alone) and differ elsewhere. Means of angles are
-circular. Where q has several modes, the mean lies between them and leads nowhere; a step towards
-the most probable sample does not.
+circular. Where q has several modes, the mean lies between them and leads nowhere.
 
-Source: Singhal et al. 2023 (mean-shift); Mardia & Jupp 2000 (circular means).
+``poses`` gives all of them: the modes of q at a scale h, each with its share of q. A mode at that
+scale is a maximum of q smoothed by a Gaussian kernel of standard deviation h, to which the
+mean-shift of the textbooks climbs::
+
+    T ← T + Σ_j m_j K(T_j − T) (T_j − T) / Σ_j m_j K(T_j − T),      K(d) = exp(−|d|² / 2h²).
+
+Its points T_j, with masses m_j, are a grid weighed by q's exact density where T is one number, and
+samples elsewhere. A mode's share is the mass of the points that climb to it. ``canonical`` chooses
+among the poses by what the classifier makes of them.
+
+Source: Singhal et al. 2023 (mean-shift on q); Comaniciu & Meer 2002 (with a kernel); Sheikh et al.
+2007 (from point to point); Mardia & Jupp 2000 (circular means); Liu et al. 2020 (energy).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import pi
+from functools import partial
+from math import ceil, log2, pi
+from typing import NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from .checks import check_count, check_images, told
+from .distributions import draw, wrap
 from .model import InvariantClassifier
-from .transforms import compose
+from .transforms import Family, compose
 
 BATCH = 500  # images at a time
+PAIRS = 2**24  # of points that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -177,3 +191,270 @@ def prototypes(images: Tensor, labels: Tensor, classes: int) -> Tensor:
     """
     labels = labels.to(images.device)
     return torch.stack([images[labels == c].mean(0) for c in range(classes)])
+
+
+@torch.no_grad()
+def modes(
+    q: TorchDistribution,
+    angles: tuple[bool, ...],
+    width: float = 1 / 9,
+    points: int = 180,
+    most: int = 8,
+    least: float = 0.05,
+) -> tuple[Tensor, Tensor]:
+    """The modes of a distribution over the box, and each one's share of it.
+
+    Args:
+        q: batch shape (B,), event shape (D,).
+        angles: for each coefficient, whether it is an angle.
+        width: h, the scale at which modes are looked for, in units of the box (1/9 is 20 degrees
+            of a rotation). Two that are nearer to each other than 2h are one.
+        points: by which q is represented.
+        most: K. Of more modes the lightest are left out.
+        least: a mode with a smaller share is left out, unless it is the heaviest.
+
+    Returns:
+        T (K, B, D) and shares (K, B), the heaviest first. The shares sum to 1 over the K; where
+        there are fewer modes, 0, and T is the first one's again.
+
+    Example:
+        >>> from flowinv.distributions import GaussianMixture
+        >>> loc, scale = torch.tensor([[[0.9], [-0.2]]]), torch.full((1, 2, 1), 0.05)
+        >>> logits = torch.tensor([[0.7, 0.3]]).log()
+        >>> q = GaussianMixture(logits, loc, scale, periodic=torch.tensor([True]))
+        >>> T, shares = modes(q, angles=(True,), most=3)
+        >>> T[:, 0, 0].round(decimals=3), shares[:, 0].round(decimals=3)
+        (tensor([ 0.9000, -0.2000,  0.9000]), tensor([0.7000, 0.3000, 0.0000]))
+    """
+    T, mass = _weighed_points(q, points)
+    S, B = mass.shape
+    at_once = max(1, PAIRS // S**2)
+    found = []
+    for some, m in zip(T.expand(S, B, -1).split(at_once, 1), mass.split(at_once, 1)):
+        some = some[:, :1] if T.shape[1] == 1 else some
+        found.append(_modes(some, m, angles, width, min(most, S)))
+    best = torch.cat([T for T, _ in found], 1)
+    shares = torch.cat([share for _, share in found], 1)
+
+    shares = shares.where((shares >= least) | (shares == shares[0]), 0.0)
+    shares = shares / shares.sum(0)
+    return best.where(shares[..., None] > 0, best[0]), shares
+
+
+def _weighed_points(q: TorchDistribution, number: int) -> tuple[Tensor, Tensor]:
+    """Points T (S, B, D) and masses (S, B), which sum to 1, that stand for q.
+
+    Where they are a grid for all images it is one: (S, 1, 1).
+    """
+    T, _, weights = draw(q, number)
+    if q.event_shape != (1,) or len(T) < number:  # a point mass is drawn once
+        return T, weights
+    number = len(T)
+    edge = 1 - 1 / number
+    grid = torch.linspace(-edge, edge, number, dtype=T.dtype, device=T.device)[:, None, None]
+    density = q.log_prob(grid.expand(-1, *q.batch_shape, -1)).exp()
+    total = density.mean(0)  # times 2, the integral of q
+    resolved = (2 * total - 1).abs() < 0.1  # not so where q is as narrow as the grid
+    if resolved.all():
+        return grid, density / (number * total)
+    return (
+        grid.where(resolved[:, None], T),
+        (density / (number * total)).where(resolved, weights),
+    )
+
+
+def _from_to(start: Tensor, end: Tensor, angles: tuple[bool, ...]) -> Tensor:
+    """end − start, along the shorter arc where it is an angle."""
+    difference = end - start
+    return wrap(difference).where(torch.tensor(angles, device=start.device), difference)
+
+
+def _modes(
+    T: Tensor, mass: Tensor, angles: tuple[bool, ...], width: float, most: int
+) -> tuple[Tensor, Tensor]:
+    """The heaviest modes (K, B, D) of points (S, B, D), and their masses (K, B)."""
+    square = (_from_to(T[:, None], T, angles) / width).square().sum(-1)  # (S, S, B)
+    density = ((-0.5 * square).exp() * mass).sum(1)
+    # Each point leaps to the best one within h, and so on from there. Smoothed by h, q has no
+    # valley that is narrower. Leaps of leaps end where all of them would.
+    end = density.where(square <= 1, -1.0).argmax(1)
+    for _ in range(ceil(log2(len(T)))):
+        end = end.gather(0, end)
+    shares, top = torch.zeros_like(mass).scatter_add_(0, end, mass).topk(most, 0)
+    top = top[..., None].expand(-1, -1, T.shape[-1])
+    best = T.expand(-1, mass.shape[1], -1).gather(0, top)
+    for _ in range(30):  # from the best of the points to the maximum between them
+        step = _from_to(best[:, None], T, angles)  # (K, S, B, D)
+        kernel = mass * (-0.5 * (step / width).square().sum(-1)).exp()
+        best = best + (kernel[..., None] * step).sum(1) / kernel.sum(1)[..., None]
+        best = wrap(best).where(torch.tensor(angles, device=T.device), best)
+    return best, shares
+
+
+class Poses(NamedTuple):
+    """All the poses of some images, the heaviest first: what ``poses`` returns.
+
+    Args:
+        matrices: (K, B, 2, 3), the way there: warping the originals by them gives the images.
+        weights: (K, B), each pose's share of q(T | I). They sum to 1 over the K; 0 where an image
+            has fewer poses, and the first one stands there again.
+        images: (K, B, C, H, W), the poses.
+    """
+
+    matrices: Tensor
+    weights: Tensor
+    images: Tensor
+
+
+@torch.no_grad()
+def poses(
+    model: InvariantClassifier,
+    images: Tensor,
+    looks: int = 1,
+    width: float = 1 / 9,
+    most: int = 4,
+    least: float = 0.05,
+) -> Poses:
+    """Images in all the poses that the model's q(T | I) has for them, with weights.
+
+    The first look goes to each of the modes of q(T | I). Each further one is at the images there,
+    and goes on to the nearest mode: to a fixed point, as mean-shift does, with one for each mode.
+
+    Args:
+        model: its q says where an image should go.
+        images: (B, C, H, W).
+        looks: one pass of q at each image, and one more for each pose in every further look.
+        width, most, least: as ``modes`` has them.
+
+    Raises:
+        ValueError: for images or looks that are not as said, and for families whose maps are no
+            matrices.
+
+    Example:
+        >>> model = InvariantClassifier.build("mixture_flow", "rotation", 1, classes=5)
+        >>> found = poses(model, torch.rand(8, 1, 28, 28))
+        >>> found.matrices.shape, found.weights.shape, found.images.shape
+        (torch.Size([4, 8, 2, 3]), torch.Size([4, 8]), torch.Size([4, 8, 1, 28, 28]))
+    """
+    check_images(images)
+    if looks < 1:
+        raise ValueError(f"poses: expected looks of 1 or more, got {looks}")
+    find = partial(modes, angles=model.family.angles, width=width, least=least)
+    parts = []
+    for part in images.to(model.device).split(BATCH):
+        T, weights = find(model.q(part), most=most)
+        M = model.family.matrix(T)
+        there = weights > 0
+        for _ in range(looks - 1):
+            seen = model.family.apply(part, M)[there]
+            T, shares = find(model.q(seen))
+            M[there] = compose(M[there], model.family.matrix(_nearest(model.family, T, shares)))
+        M = M.where(there[..., None, None], M[0])
+        parts.append(Poses(M, weights, model.family.apply(part, M)))
+    return Poses(*(torch.cat(some, 1) for some in zip(*parts)))
+
+
+def _nearest(family: Family, T: Tensor, shares: Tensor) -> Tensor:
+    """Of modes (K, B, D) that have a share the one nearest to the identity: (B, D)."""
+    way = _from_to(family.identity.to(T), T, family.angles).norm(dim=-1)
+    nearest = way.where(shares > 0, torch.inf).argmin(0)
+    return T[nearest, torch.arange(len(nearest), device=T.device)]
+
+
+def energy(logits: Tensor) -> Tensor:
+    """log Σ exp of logits (…, classes): the higher, the more like what the classifier learned.
+
+    Its negative is what Liu et al. 2020 call the energy.
+    """
+    return logits.logsumexp(-1)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """log p of the most probable class, for logits (…, classes)."""
+    return logits.log_softmax(-1).amax(-1)
+
+
+Score = Callable[[Tensor], Tensor]  # of logits (…, classes), the higher the better
+
+
+@torch.no_grad()
+def logits_of(model: InvariantClassifier, found: Poses) -> Tensor:
+    """The classifier's logits of every pose, (K, B, classes); 0 where a pose has no weight.
+
+    Args:
+        model: whose classifier looks: once at each pose that has a weight.
+        found: what ``poses`` returned.
+    """
+    there = found.weights > 0
+    seen = torch.cat([model.classify(part) for part in found.images[there].split(BATCH)])
+    logits = seen.new_zeros(*there.shape, seen.shape[-1])
+    logits[there] = seen
+    return logits
+
+
+class Choice(NamedTuple):
+    """One pose of each image: what ``canonical`` returns.
+
+    Args:
+        matrices: (B, 2, 3), the way there; the identity where the image stayed.
+        images: (B, C, H, W).
+        logits: (B, classes), of the classifier, at no further cost.
+        moved: (B,), whether the image is not as it was.
+    """
+
+    matrices: Tensor
+    images: Tensor
+    logits: Tensor
+    moved: Tensor
+
+
+@torch.no_grad()
+def canonical(
+    model: InvariantClassifier,
+    images: Tensor,
+    found: Poses,
+    score: Score = energy,
+    gate: float | None = None,
+) -> Choice:
+    """Each image in that of its poses which the classifier likes best.
+
+    q has proposed a few poses, the score judges. That takes as many passes of the classifier as
+    there are poses, where trying all angles takes one for each.
+
+    Args:
+        model: its classifier judges.
+        images: (B, C, H, W).
+        found: their poses, as ``poses`` gives them.
+        score: of logits, ``energy`` or ``confidence``.
+        gate: an image stays as it is, bit for bit, unless the score is better than its own by more
+            than this; below 0, it moves unless its own is better by more than that. None: it always
+            moves.
+
+    Example:
+        >>> model = InvariantClassifier.build("mixture_flow", "rotation", 1, classes=5)
+        >>> images = torch.rand(8, 1, 28, 28)
+        >>> chosen = canonical(model, images, poses(model, images), gate=float("inf"))
+        >>> chosen.images.shape, chosen.moved.any()
+        (torch.Size([8, 1, 28, 28]), tensor(False))
+    """
+    images = images.to(model.device)
+    logits = logits_of(model, found)
+    best = score(logits).where(found.weights > 0, -torch.inf).argmax(0)
+    at_best = best, torch.arange(len(best), device=best.device)
+    chosen = Choice(
+        found.matrices[at_best],
+        found.images[at_best],
+        logits[at_best],
+        torch.ones_like(best, dtype=torch.bool),
+    )
+    if gate is None:
+        return chosen
+    as_it_is = torch.cat([model.classify(part) for part in images.split(BATCH)])
+    moved = score(chosen.logits) > score(as_it_is) + gate
+    identity = model.family.matrix(model.family.identity.to(images))
+    return Choice(
+        chosen.matrices.where(moved[:, None, None], identity),
+        chosen.images.where(moved[:, None, None, None], images),
+        chosen.logits.where(moved[:, None], as_it_is),
+        moved,
+    )

@@ -5,12 +5,14 @@ name says so.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .checks import check_count, check_images, check_labels, check_some, told
 from .data.reading import Images
@@ -433,11 +435,11 @@ def accuracy_under_rotation(
 
 @torch.no_grad()
 def under_rotations(model: InvariantClassifier, images: Tensor, number: int = 36) -> Tensor:
-    """The plain classifier's log-probabilities of each image turned all the way round, in steps.
+    """The plain classifier's logits of each image turned all the way round, in steps.
 
     What the simplest rivals of a learned q are made of: the mean of the probabilities is averaging
-    over the circle, and the most confident of the turns is vary-and-rank. Each costs as many passes
-    as there are turns.
+    over the circle, and the turn that scores best is vary-and-rank. Each costs as many passes as
+    there are turns.
 
     Args:
         model: whose classifier is asked.
@@ -455,8 +457,43 @@ def under_rotations(model: InvariantClassifier, images: Tensor, number: int = 36
     turns = []
     for turn in range(number):
         T = wrap(images.new_full((len(images), 1), 2 * turn / number))
-        turns.append(model.predict(FAMILIES["rotation"].warp(images, T), 0))
+        turned = FAMILIES["rotation"].warp(images, T).to(model.device)
+        turns.append(torch.cat([model.classify(part) for part in turned.split(500)]))
     return torch.stack(turns)
+
+
+@contextmanager
+def passes(model: InvariantClassifier) -> Iterator[dict[str, int]]:
+    """Within, images are counted that the classifier and the encoder of q look at.
+
+    Args:
+        model: whose parts are watched.
+
+    Returns:
+        ``classifier`` and ``encoder``, so far; a q without an encoder looks at none.
+
+    Example:
+        >>> model = InvariantClassifier.build("flow", "rotation", in_channels=1, classes=5)
+        >>> with passes(model) as seen:
+        ...     _ = model.predict(torch.rand(2, 1, 28, 28), samples=20)
+        >>> seen
+        {'classifier': 40, 'encoder': 2}
+    """
+    seen = {"classifier": 0, "encoder": 0}
+    parts = {"classifier": model.classifier, "encoder": getattr(model.q, "encoder", None)}
+
+    def watch(name: str, module: nn.Module) -> RemovableHandle:
+        def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            seen[name] += len(inputs[0])
+
+        return module.register_forward_hook(count)
+
+    hooks = [watch(name, module) for name, module in parts.items() if module is not None]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def ekld(

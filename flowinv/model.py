@@ -32,7 +32,7 @@ from .data.reading import Images, as_floats, parts, shape_of
 from .distributions import Draw, Uniform, draw
 from .guides import GUIDES
 from .networks import ConvNet
-from .transforms import FAMILIES, Family, Parameters
+from .transforms import FAMILIES, Family, Parameters, TransformFamily
 
 # Transformed images at once in a prediction, in bytes. On a CPU more than its cache holds is three
 # times slower; on a GPU less leaves it idle.
@@ -277,3 +277,69 @@ class InvariantClassifier(nn.Module):
         T, _, weights = draw(self.q(images), samples)
         log_probs = self.logits(images, T).log_softmax(-1)
         return (log_probs + weights.log().unsqueeze(-1)).logsumexp(0)
+
+
+class AtAnyPose(InvariantClassifier):
+    """The same model, whose q learns from images transformed by S ~ P(T).
+
+    For a classifier that is frozen after burn-in, and so has seen images as they are alone: q then
+    learns which way back from any pose makes that classifier right.
+
+    Example:
+        >>> model = AtAnyPose.build("mixture_flow", "rotation", 1, classes=5)
+        >>> model.loss(torch.rand(8, 1, 28, 28), torch.arange(8) % 5, alpha=0.3).shape
+        torch.Size([])
+    """
+
+    def loss_terms(
+        self, images: Tensor, labels: Tensor, samples: int = 1, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        posed = self.family.warp(images, self.prior(images).sample(), validate=False)
+        return super().loss_terms(posed, labels, samples, smoothing)
+
+
+class PoseLearner(InvariantClassifier):
+    """The same model, whose q learns from known poses and not from what the classifier says.
+
+    Training images L show how things stand. Transformed by S ~ P(T), one becomes an image
+    I = A_S(L) from which a way back is known: T = −S. q learns which T are likely when I alone is
+    seen::
+
+        loss = −log f(C; L) − log q(−S | A_S(L)).
+
+    So q tends to the posterior of T for a picture that stood as those in training, in a transformed
+    image; all modes of it, as this is the other direction of KL. The classifier learns from images
+    as they are, q needs no labels, and α plays no part.
+
+    Source: Hinton et al. 1995 (the sleep phase of wake-sleep); Papamakarios and Murray 2016.
+
+    Raises:
+        ValueError: the family has no generators, so that −T need not undo T.
+
+    Example:
+        >>> model = PoseLearner.build("mixture_flow", "rotation", 1, classes=5)
+        >>> model.loss(torch.rand(8, 1, 28, 28), torch.arange(8) % 5).shape
+        torch.Size([])
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.family, TransformFamily):
+            raise ValueError(
+                "pose learner: expected a family with generators, where −T undoes T, got"
+                f" {type(self.family).__name__}"
+            )
+
+    def loss_terms(
+        self, images: Tensor, labels: Tensor, samples: int = 1, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        S = self.prior(images).sample()
+        q = self.q(self.family.warp(images, S, validate=False))
+        plain = F.cross_entropy(self.classify(images), labels, label_smoothing=smoothing)
+        _, log_prob, weights = self.draw(q, samples)
+        entropy = -(weights * log_prob).sum(0).mean()
+        return plain - q.log_prob(-S).mean(), entropy.detach()
+
+    def weigh(self, nll: Tensor, entropy: Tensor, alpha: float | Tensor) -> Tensor:
+        """Likelihood has no price of entropy."""
+        return nll

@@ -5,8 +5,19 @@ import torch
 from torch import nn
 
 from flowinv import alignment
-from flowinv.alignment import mean, mean_shift, prototypes
-from flowinv.distributions import GaussianMixture, Uniform, wrap
+from flowinv.alignment import (
+    canonical,
+    confidence,
+    energy,
+    logits_of,
+    mean,
+    mean_shift,
+    modes,
+    poses,
+    prototypes,
+)
+from flowinv.distributions import GaussianMixture, PointMass, Uniform, spline_flow, wrap
+from flowinv.metrics import passes
 from flowinv.model import InvariantClassifier
 from flowinv.transforms import FAMILIES, compose, warp
 
@@ -252,3 +263,238 @@ def test_a_bad_option_is_a_one_line_error(bad, message):
 def test_images_that_are_not_in_zero_to_one_are_an_error():
     with pytest.raises(ValueError, match="images: expected"):
         mean_shift(centring(), 255 * blobs((0, 0)))
+
+
+def mixture(weights, places, scale=0.05, periodic=True, dtype=torch.float32):
+    """One and the same mixture for two images; places (K, D)."""
+    loc = torch.tensor(places, dtype=dtype).expand(2, -1, -1)
+    logits = torch.tensor(weights, dtype=dtype).log().expand(2, -1)
+    wraps = torch.full((loc.shape[-1],), periodic)
+    return GaussianMixture(logits, loc, torch.full_like(loc, scale), wraps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_modes_of_a_known_mixture_are_its_places_and_weights(dtype):
+    """Also one at the cut of the circle, and in the images' precision."""
+    q = mixture([0.2, 0.5, 0.3], [[-0.4], [0.98], [0.3]], dtype=dtype)
+    T, shares = modes(q, (True,), most=4)
+    assert T.dtype == shares.dtype == dtype
+    expected = torch.tensor([0.98, 0.3, -0.4, 0.98], dtype=dtype)
+    assert torch.allclose(T[:, 0, 0], expected, atol=1e-4)
+    assert torch.allclose(shares[:, 1], torch.tensor([0.5, 0.3, 0.2, 0], dtype=dtype), atol=1e-4)
+
+
+def test_modes_of_several_coefficients_are_found_from_samples():
+    q = mixture([0.25, 0.75], [[0.5, -0.2, 0.9], [-0.5, 0.3, -0.1]])
+    T, shares = modes(q, (False, False, True), points=500, most=2)
+    expected = torch.tensor([[-0.5, 0.3, -0.1], [0.5, -0.2, 0.9]])
+    assert torch.allclose(T[:, 0], expected, atol=0.02)
+    # A mixture draws as much from each component and weighs it, so that shares have no noise.
+    assert torch.allclose(shares[:, 0], torch.tensor([0.75, 0.25]), atol=1e-4)
+
+
+def test_the_mode_of_a_box_is_its_middle_wherever_the_circle_is_cut():
+    low = torch.tensor([[-0.4], [0.1], [0.3]])
+    T, shares = modes(Uniform(low, low + 0.6), (True,))
+    assert torch.allclose(T[0], low + 0.3, atol=0.01)
+    assert torch.allclose(shares[0], torch.ones(3))
+
+
+def test_modes_of_a_flow_are_the_maxima_of_its_density():
+    """Smoothed by h, on a finer grid: lower on either side of a mode, and nowhere above it."""
+    torch.manual_seed(1)
+    flow = spline_flow(1, context_dim=4, periodic=[True], layers=2)
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    q = flow(torch.randn(20, 4))
+    h = 0.1
+    with torch.no_grad():
+        T, shares = modes(q, (True,), width=h, points=720, most=3)
+        grid = ((torch.arange(2000) + 0.5) / 1000 - 1)[:, None, None].expand(-1, 20, -1)
+        mass = q.log_prob(grid).softmax(0)
+
+    def smoothed(at):
+        distance = wrap(at[:, None] - grid)[..., 0]  # (n, 2000, 20)
+        return (mass * (-0.5 * (distance / h) ** 2).exp()).sum(1)
+
+    here = smoothed(T)
+    there = shares > 0
+    for side in (-0.02, 0.02):
+        assert (here > smoothed(wrap(T + side)))[there].all()
+    highest = here.where(there, 0.0).amax(0)
+    assert (smoothed(grid[::20]).amax(0) < highest * 1.0001).all()
+    assert (there.sum(0) > 1).any() and torch.allclose(shares.sum(0), torch.ones(20))
+
+
+@pytest.mark.parametrize(("apart", "number"), [(0.1, 1), (0.6, 2)])
+def test_the_width_is_the_scale_at_which_modes_are_told_apart(apart, number):
+    q = mixture([0.5, 0.5], [[0.1], [0.1 + apart]])
+    _, shares = modes(q, (True,), width=0.11)
+    assert (shares > 0).sum(0).tolist() == [number, number]
+
+
+def test_light_modes_are_left_out_and_the_first_stands_in_their_place():
+    q = mixture([0.6, 0.36, 0.04], [[0.0], [0.6], [-0.6]])
+    T, shares = modes(q, (True,), most=3, least=0.05)
+    assert torch.allclose(shares[:, 0], torch.tensor([0.625, 0.375, 0]), atol=1e-3)
+    assert torch.equal(T[2], T[0])
+    T, shares = modes(q, (True,), most=1)
+    assert T.shape == (1, 2, 1) and torch.equal(shares, torch.ones(1, 2))
+
+
+def test_a_density_that_is_narrower_than_the_grid_is_found_by_its_samples():
+    """Beside one that is not, which stays exact."""
+    low = torch.tensor([[0.3331], [-0.2]])
+    T, shares = modes(Uniform(low, low + torch.tensor([[0.0001], [0.4]])), (True,))
+    assert torch.allclose(T[0], torch.tensor([[0.3331], [0.0]]), atol=2e-4)
+    assert torch.allclose(shares[0], torch.ones(2))
+
+
+def test_a_point_mass_is_its_own_mode():
+    T, shares = modes(PointMass(torch.tensor([[0.3], [-0.7]])), (True,))
+    assert torch.allclose(T, torch.tensor([[[0.3], [-0.7]]]))
+    assert torch.equal(shares, torch.ones(1, 2))
+
+
+class Homes(nn.Module):
+    """q(T | I) for pictures of one blob beside the middle: turns that bring it to either home.
+
+    It goes a share of each way; the first home, to the right, weighs 0.7, the other is half a turn
+    from it.
+    """
+
+    def __init__(self, share=1.0):
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(share))
+
+    def forward(self, images):
+        image = images.mean(1)
+        y = (image * AT[:, None]).sum((1, 2))
+        x = (image * AT).sum((1, 2))
+        needed = torch.atan2(y, x) / torch.pi  # how far to turn it back, y being down
+        homes = wrap(torch.stack([needed, needed + 1], -1))
+        loc = self.share * homes[..., None]
+        logits = torch.tensor([0.7, 0.3]).log().expand(len(images), 2)
+        return GaussianMixture(logits, loc, torch.full_like(loc, 0.05), torch.tensor([True]))
+
+
+class Sides(nn.Module):
+    """Logits that say on which side the picture is bright: (left, right)."""
+
+    def forward(self, images):
+        middle = images.shape[-1] // 2
+        left, right = images[..., :middle], images[..., middle:]
+        return torch.stack([left.sum((1, 2, 3)), right.sum((1, 2, 3))], -1)
+
+
+def homing(share=1.0):
+    return InvariantClassifier(Sides(), Homes(share), FAMILIES["rotation"])
+
+
+def round_the_middle(*degrees):
+    angle = torch.tensor(degrees) * torch.pi / 180
+    return blobs(*zip((0.5 * angle.cos()).tolist(), (0.5 * angle.sin()).tolist()))
+
+
+def test_every_pose_is_found_with_its_weight_from_any_start():
+    images = round_the_middle(10, 100, -160, 175)
+    found = poses(homing(), images, most=3)
+    assert found.matrices.shape == (3, 4, 2, 3)
+    assert torch.allclose(found.weights[:, 0], torch.tensor([0.7, 0.3, 0]), atol=0.01)
+    first, second = round_the_middle(0, 180)
+    assert torch.allclose(found.images[0], first.expand(4, 1, 32, 32), atol=0.05)
+    assert torch.allclose(found.images[1], second.expand(4, 1, 32, 32), atol=0.05)
+    assert torch.equal(found.images[2], found.images[0])
+
+
+def test_turning_the_image_turns_the_way_to_its_poses():
+    model = homing()
+    before = poses(model, round_the_middle(20))
+    after = poses(model, round_the_middle(20 + 70))
+    turn = angle(after.matrices[:2, 0]) - angle(before.matrices[:2, 0])
+    assert wrap(turn).flatten() * 180 == pytest.approx(torch.tensor([70.0, 70.0]), abs=0.5)
+
+
+def test_the_matrices_lead_from_the_originals_to_the_poses_in_one_warp():
+    images = round_the_middle(50, -80)
+    found = poses(homing(0.8), images, looks=3)
+    assert torch.equal(warp(images, found.matrices), found.images)
+
+
+def test_further_looks_lead_to_a_fixed_point_that_stays_near_its_mode():
+    """From 30 degrees away from the first home a guide that goes 0.8 of the way is off by 0.2^n."""
+    images = round_the_middle(30)
+    for looks in (1, 2, 3):
+        found = poses(homing(0.8), images, looks=looks, most=1)
+        left = 30 - 180 * angle(found.matrices[0])
+        assert left.item() == pytest.approx(30 * 0.2**looks, abs=0.3)
+    with pytest.raises(ValueError, match="looks of 1 or more"):
+        poses(homing(), images, looks=0)
+
+
+def test_many_images_have_the_poses_that_few_have(monkeypatch):
+    images = round_the_middle(10, 100, -160, 175, -20)
+    whole = poses(homing(), images, looks=2)
+    monkeypatch.setattr(alignment, "BATCH", 2)
+    monkeypatch.setattr(alignment, "PAIRS", 180**2)
+    for one, other in zip(whole, poses(homing(), images, looks=2)):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_nothing_of_it_keeps_a_gradient():
+    images = round_the_middle(10, 100)
+    found = poses(homing(), images)
+    chosen = canonical(homing(), images, found)
+    assert not any(tensor.requires_grad for tensor in (*found, *chosen))
+
+
+def test_the_classifier_looks_once_at_each_pose_that_there_is():
+    images = round_the_middle(10, 100, -160)
+    model = homing()
+    with passes(model) as seen:
+        found = poses(model, images, most=5)
+        logits = logits_of(model, found)
+    assert seen["classifier"] == 6
+    assert torch.equal(logits[1], model.classify(found.images[1]))
+    assert not logits[2:].any()
+
+
+@pytest.mark.parametrize(("likes", "home"), [(0, 180), (1, 0)])
+def test_the_score_chooses_among_the_poses(likes, home):
+    """A score that likes one side takes the pose there, the lighter one too."""
+    images = round_the_middle(10, 100, -160, 175)
+    model = homing()
+    chosen = canonical(model, images, poses(model, images), lambda logits: logits[..., likes])
+    expected = round_the_middle(home).expand(4, 1, 32, 32)
+    assert torch.allclose(chosen.images, expected, atol=0.05)
+    assert torch.allclose(chosen.logits, model.classify(chosen.images), atol=1e-3)
+    assert torch.equal(warp(images, chosen.matrices), chosen.images)
+    assert chosen.moved.all()
+
+
+def test_the_gate_leaves_an_aligned_image_bit_for_bit():
+    """A score of how much lies to the right: full at home, less at 60 degrees."""
+    images = round_the_middle(0, 120)
+    model = homing()
+    found = poses(model, images)
+
+    def to_the_right(logits):
+        return logits[..., 1]
+
+    chosen = canonical(model, images, found, to_the_right, gate=0.5)
+    assert chosen.moved.tolist() == [False, True]
+    assert torch.equal(chosen.images[0], images[0])
+    assert torch.equal(chosen.matrices[0], IDENTITY)
+    assert torch.equal(chosen.logits[0], model.classify(images)[0])
+    assert torch.equal(chosen.images[1], found.images[0, 1])
+    never = canonical(model, images, found, to_the_right, gate=1e6)
+    assert torch.equal(never.images, images)
+
+
+def test_scores_are_what_their_names_say():
+    logits = torch.randn(3, 4, 5)
+    p = torch.distributions.Categorical(logits=logits).probs
+    assert torch.allclose(confidence(logits).exp(), p.amax(-1))
+    assert torch.allclose(energy(logits), logits.exp().sum(-1).log(), atol=1e-5)
+    assert torch.allclose(energy(logits + 2), energy(logits) + 2)
+    assert torch.allclose(confidence(logits + 2), confidence(logits), atol=1e-5)

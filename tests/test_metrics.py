@@ -346,7 +346,21 @@ def test_information_sees_places_and_widths_and_nothing_in_a_global_q():
 
 def test_a_turn_all_the_way_round_begins_with_none_and_knows_half_a_turn(images):
     model = build("none", "rotation", 1, 5)
-    turns = metrics.under_rotations(model, images, 4)
+    turns = metrics.under_rotations(model, images, 4).log_softmax(-1)
     assert torch.allclose(turns[0], model.predict(images, 0), atol=1e-4)
     on_head = model.predict(images.rot90(2, (-2, -1)), 0)
     assert torch.allclose(turns[2], on_head, atol=1e-3)
+
+
+def test_passes_are_counted_within_and_not_outside(images):
+    model = build("flow", "rotation", 1, 5)
+    with metrics.passes(model) as seen:
+        model.predict(images, 3)
+        metrics.under_rotations(model, images, 4)
+    B = len(images)
+    assert seen == {"classifier": 7 * B, "encoder": B}
+    model.predict(images, 3)
+    assert seen == {"classifier": 7 * B, "encoder": B}
+    with metrics.passes(build("none", "rotation", 1, 5)) as seen:
+        pass
+    assert seen == {"classifier": 0, "encoder": 0}

@@ -6,11 +6,13 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from flowinv.distributions import draw
 from flowinv.guides import GUIDES
-from flowinv.model import AT_ONCE, InvariantClassifier
+from flowinv.model import AT_ONCE, AtAnyPose, InvariantClassifier, PoseLearner
+from flowinv.transforms import FAMILIES, compose
 
 
 def build(guide, original=True, family="rotation_translation", **options):
@@ -261,3 +263,62 @@ def test_in_bfloat16_only_the_classifier_is_less_exact(images, labels):
     assert torch.equal(terms[0][1], terms[1][1])
     assert terms[0][0] != terms[1][0] and torch.allclose(terms[0][0], terms[1][0], rtol=0.02)
     assert half.classify(images).dtype == torch.float32
+
+
+def test_at_any_pose_the_loss_is_that_of_images_posed_by_the_prior(images, labels):
+    plain = build("flow", False, "rotation")
+    posing = AtAnyPose(plain.classifier, plain.q, plain.family, original=False)
+    torch.manual_seed(1)
+    loss = posing.loss(images, labels, 0.3, samples=2)
+    torch.manual_seed(1)
+    posed = plain.family.warp(images, plain.prior(images).sample())
+    assert torch.equal(loss, plain.loss(posed, labels, 0.3, samples=2))
+    assert not torch.allclose(posed, images)
+
+
+def test_a_pose_learner_pays_for_what_q_says_of_the_way_back(images, labels):
+    plain = build("flow", family="rotation")
+    learner = PoseLearner(plain.classifier, plain.q, plain.family)
+    torch.manual_seed(1)
+    loss = learner.loss(images, labels, alpha=0.3)
+    torch.manual_seed(1)
+    S = plain.prior(images).sample()
+    of_q = plain.q(plain.family.warp(images, S)).log_prob(-S)
+    of_f = cross_entropy(plain.classifier(images), labels)
+    assert loss.item() == pytest.approx((of_f - of_q.mean()).item(), rel=1e-5)
+    torch.manual_seed(1)
+    assert torch.equal(learner.loss(images, labels, alpha=3.0), loss)
+
+
+def test_a_pose_learner_teaches_each_part_by_its_own_term(images, labels):
+    """No gradient of q comes from labels, and none of the classifier's from poses."""
+    plain = build("flow", family="rotation")
+    learner = PoseLearner(plain.classifier, plain.q, plain.family)
+
+    def gradients(labels):
+        torch.manual_seed(1)
+        loss = learner.loss(images, labels)
+        return [
+            torch.autograd.grad(loss, list(m.parameters())) for m in (plain.q, plain.classifier)
+        ]
+
+    (q, f), (q_other, f_other) = gradients(labels), gradients(labels.roll(1))
+    torch.manual_seed(1)
+    alone = cross_entropy(plain.classifier(images), labels)
+    expected = torch.autograd.grad(alone, list(plain.classifier.parameters()))
+    assert all(torch.allclose(a, b) for a, b in zip(q, q_other))
+    assert not all(torch.allclose(a, b) for a, b in zip(f, f_other))
+    assert all(torch.allclose(a, b) for a, b in zip(f, expected))
+
+
+@pytest.mark.parametrize("family", ["rotation", "rotation_translation", "affine"])
+def test_the_opposite_coefficients_lead_back(family):
+    family = FAMILIES[family]
+    T = 2 * torch.rand(20, family.dim) - 1
+    back = compose(family.matrix(T), family.matrix(-T))
+    assert torch.allclose(back, torch.eye(2, 3).expand(20, 2, 3), atol=1e-3)
+
+
+def test_a_pose_learner_refuses_maps_that_the_opposite_does_not_undo():
+    with pytest.raises(ValueError, match="where −T undoes T, got Crop"):
+        PoseLearner.build("flow", "crop", 1, classes=5)

@@ -209,7 +209,8 @@ def test_a_diagnosis_shows_samples_the_right_range_and_entropy_under_its_bound()
 def test_bars_of_a_diagnosis_that_do_not_fit_end_at_the_rim():
     runs = {"collapsed": (torch.rand(7, 1, 8, 8), torch.full((50,), 33.0), [-9.0])}
     *_, polar = plots.diagnosis(torch.rand(1, 8, 8), runs, [(-90, 90)], bound=0.69).axes
-    assert max(bar.get_height() for bar in polar.patches[1:]) == plots.circles.RIM == polar.get_ylim()[1]
+    highest = max(bar.get_height() for bar in polar.patches[1:])
+    assert highest == plots.circles.RIM == polar.get_ylim()[1]
 
 
 def test_a_graph_shows_what_is_observed_and_what_follows():
