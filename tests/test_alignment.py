@@ -413,6 +413,7 @@ def test_the_matrices_lead_from_the_originals_to_the_poses_in_one_warp():
     images = round_the_middle(50, -80)
     found = poses(homing(0.8), images, looks=3)
     assert torch.equal(warp(images, found.matrices), found.images)
+    assert torch.equal(found.matrices[2], found.matrices[0])  # in place of one that is not there
 
 
 def test_further_looks_lead_to_a_fixed_point_that_stays_near_its_mode():
