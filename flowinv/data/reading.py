@@ -138,7 +138,7 @@ def _tensor(images: Images) -> Tensor:
 class Source:
     """Images and labels by their numbers, 0 to N − 1.
 
-    Attributes:
+    Args:
         shape: of one image, (C, H, W).
         labels: (N,) of all, where they are known without reading the images; else None.
     """
