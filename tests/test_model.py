@@ -180,7 +180,7 @@ def test_a_prediction_of_a_dataset_is_that_of_its_tensors(workers, images, label
 
 
 def test_predict_refuses_what_is_not_an_image(images):
-    for bad in (images * 255, images[0], (images * 255).byte(), images * torch.nan):
+    for bad in (images * 255, images[0], (images * 255).long(), images * torch.nan):
         with pytest.raises(ValueError, match="images: expected") as error:
             build("flow").predict(bad)
         assert "\n" not in str(error.value)
