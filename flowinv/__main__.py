@@ -202,6 +202,7 @@ def train(
     seed: tuple[int, ...] = results.SEEDS,
     missing: bool = False,
     keep: bool = False,
+    compile: bool = False,
     folders: FlatFolders = Folders(),  # noqa: B008
     changes: FlatChanges = Changes(),  # noqa: B008
 ) -> int:
@@ -214,15 +215,17 @@ def train(
         seed: one run each.
         missing: only what has no stored result with the settings of now.
         keep: store the weights beside the results too, as the book's chapters load them.
+        compile: faster steps on a GPU, after a minute or two in which they are compiled.
     """
     jobs = runs.jobs([name], profile, seed, row, changes.made())
-    return _run_all(jobs, folders, missing, keep)
+    return _run_all(jobs, folders, missing, keep, compile)
 
 
 def reproduce(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     profile: Profile = "quick",
     missing: bool = False,
+    compile: bool = False,
     seed: tuple[int, ...] | None = None,
     folders: FlatFolders = Folders(),  # noqa: B008
 ) -> int:
@@ -234,10 +237,11 @@ def reproduce(
         names: of experiments (default: all).
         profile: how much of each.
         missing: only what has no stored result with the settings of now.
+        compile: as train has it.
         seed: default: 0 at ci, else 0 1 2.
     """
     seeds = seed or ((0,) if profile == "ci" else results.SEEDS)
-    return _run_all(runs.jobs(names, profile, seeds), folders, missing)
+    return _run_all(runs.jobs(names, profile, seeds), folders, missing, compile=compile)
 
 
 def evaluate(
@@ -311,7 +315,13 @@ def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
     return 0
 
 
-def _run_all(jobs: Sequence[runs.Job], folders: Folders, missing: bool, keep: bool = False) -> int:
+def _run_all(
+    jobs: Sequence[runs.Job],
+    folders: Folders,
+    missing: bool,
+    keep: bool = False,
+    compile: bool = False,
+) -> int:
     """One run after the other.
 
     Those that cannot be run are named at the end, and the exit code is then 1.
@@ -333,6 +343,7 @@ def _run_all(jobs: Sequence[runs.Job], folders: Folders, missing: bool, keep: bo
                     folders.out,
                     folders.runs,
                     keep=keep,
+                    compile=compile,
                     accelerator=accelerator,
                     progress=partial(_show, bars, bar),
                 )

@@ -64,6 +64,20 @@ def test_the_command_trains_every_row_and_stores_it_with_provenance(
     assert set(left) <= {".safetensors", ".lock"} and left.count(".safetensors") == 6
 
 
+@pytest.mark.parametrize("asked", [[], ["--compile"]])
+def test_a_run_is_compiled_where_that_is_asked_for(asked, folders, call, monkeypatch):
+    compiled = []
+
+    def fit(*data, compile, **rest):
+        compiled.append(compile)
+        return train(*data, **rest)
+
+    train = runs.fit
+    monkeypatch.setattr(runs, "fit", fit)
+    assert call("train", *FLOW, *asked, *folders) == 0
+    assert compiled == [bool(asked)]
+
+
 WRONG = [
     (["train", NAME, "--epochs", -1], "epochs: expected a whole number of 1 or more, got -1"),
     (["train", NAME, "--lr", "inf"], "lr: expected a finite number, got inf"),

@@ -202,6 +202,7 @@ def run(
     runs: Path,
     *,
     keep: bool = False,
+    compile: bool = False,
     accelerator=None,
     progress: Callable[[int, int], None] = lambda done, epochs: None,
 ) -> dict | None:
@@ -215,6 +216,7 @@ def run(
         out: folder of results.
         runs: folder of runs.
         keep: whether the weights are stored beside the result too, where ``trained`` finds them.
+        compile: as ``fit`` has it.
         accelerator: as ``fit`` has it; all but the first of its processes return None.
         progress: called with the epochs done and those in all.
 
@@ -245,6 +247,7 @@ def run(
             accelerator=accelerator,
             each_epoch=tell,
             progress=False,
+            compile=compile,
         )
         if first:
             processes = accelerator.num_processes if accelerator else 1
