@@ -41,7 +41,7 @@ except ModuleNotFoundError as error:
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-Profile = Literal["ci", "quick", "part", "reduced", "full"]
+Profile = Literal["ci", "quick", "part", "reduced", "long", "full"]
 BOOK = Path("book/results")
 WORKERS = min(8, os.cpu_count() or 1)  # that read images
 EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike

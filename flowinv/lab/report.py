@@ -13,8 +13,8 @@ from ..files import atomic_write
 from .experiments import EXPERIMENTS, Experiment
 from .results import CHOICES, Spread, entries_of, stored
 
-PROFILES = ("full", "reduced", "part", "quick")  # the largest first
-SHAPES = {"paper": "D", "full": "s", "reduced": "o", "part": "v", "quick": "^"}
+PROFILES = ("full", "long", "reduced", "part", "quick")  # the largest first
+SHAPES = {"paper": "D", "full": "s", "long": "P", "reduced": "o", "part": "v", "quick": "^"}
 SHOWN_ROWS = ("fixed", "augerino", "instaaug", "one for all", "box flow", "flow")
 
 # What stands between these in a page is computed; the words around it are written by hand.
