@@ -990,7 +990,7 @@ EXPERIMENTS = Registry(
                 DIGITS_QUICK, replace(CIFAR, alpha=0.03, guide_lr=1e-3), reduced=LENET_REDUCED
             ),
             CLOTHES_BOX,
-            chosen=_alphas("reduced", 0.01, 0.01, None, 0.03, 0.03),
+            chosen=_alphas("reduced", 0.01, 0.01, 0.01, 0.03, 0.03),
             published={
                 "none": "89.6 ± 0.2",
                 "augerino": "90.1 ± 0.1",
