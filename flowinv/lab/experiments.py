@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
+from torchvision.transforms.v2.functional import resize
 
 from .. import metrics
 from ..alignment import canonical, confidence, energy, logits_of, mean_shift, poses
@@ -20,7 +22,15 @@ from ..data import Dataset, Split, cache_file, load, load_folder, mario_iggy, ma
 from ..distributions import MixtureBase, UniformBase, wrap
 from ..guides import GUIDES, Numbers
 from ..model import AtAnyPose, InvariantClassifier, PoseLearner
-from ..networks import ConvNet, ConvNet13, Features, FixupResNet, LeNet, PreActResNet18
+from ..networks import (
+    ConvNet,
+    ConvNet13,
+    Features,
+    FixupResNet,
+    LeNet,
+    PreActResNet18,
+    Pretrained,
+)
 from ..training import Cosine, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
@@ -444,6 +454,32 @@ def _poses_never_seen(
     )
 
 
+@torch.no_grad()
+def _in_service(model: InvariantClassifier, data: Dataset) -> dict:
+    """How often a classifier in service keeps its answer when q moves the image, and by how much.
+
+    On the first 1,000 test images; also by another image's q.
+    """
+    images, labels = data.test[:1000]
+
+    def kept(guide: nn.Module) -> float:
+        same = []
+        for part in images.to(model.device).split(100):
+            answers = model.logits(part, guide(part).sample((20,))).argmax(-1)
+            same.append((answers == model.classify(part).argmax(-1)).double().mean())
+        return 100 * torch.stack(same).mean().item()
+
+    nats, entropy = metrics.information(model, images[:100])
+    return {
+        "kept": kept(model.q),
+        "kept_by_another": kept(metrics.OfAnother(model.q)),
+        "information_nats": nats,
+        "entropy_nats": entropy,
+        **accuracies(model, images, labels),
+        **_on_validation(model, data.validation),
+    }
+
+
 # On a dial the first few of these classes are two each, upright and on their head.
 DIGITS_DIAL = (4, 7, 2, 3, 5)
 PHOTOS_DIAL = (0, 1, 8, 9, 2, 3, 4, 5, 6, 7)  # what people build, then animals
@@ -529,6 +565,23 @@ def _cifar10(profile: str) -> Dataset:
     return data.joined().first(10000, 5000) if profile == "part" else data
 
 
+def _cifar10_at_64(profile: str) -> Dataset:
+    data = _cifar10(profile)
+    data = data.first(10000, 1000) if profile == "reduced" else data
+
+    def larger(split: Split) -> Split:
+        images = resize(split.images, [64, 64])
+        return Split(images, split.labels)
+
+    return replace(
+        data,
+        title=f"{data.title}, enlarged to 64×64",
+        train=larger(data.train),
+        validation=larger(data.validation),
+        test=larger(data.test),
+    )
+
+
 def _tiny_imagenet(profile: str) -> Dataset:
     """The reader's own folder, <data>/tiny-imagenet with train/<class> and test/<class>.
 
@@ -551,6 +604,10 @@ def _lenet(channels: int, classes: int, profile: str) -> nn.Module:
 
 def _resnet(channels: int, classes: int, profile: str) -> nn.Module:
     return FixupResNet(channels, classes, depth=8, planes=16)
+
+
+def _resnet18(channels: int, classes: int, profile: str) -> nn.Module:
+    return Pretrained(resnet18(num_classes=classes), frozen=False)
 
 
 def _conv13(channels: int, classes: int, profile: str) -> nn.Module:
@@ -1063,6 +1120,34 @@ EXPERIMENTS = Registry(
                 "augerino": "93.8",
                 "flow": "94.3",
             },
+        ),
+        "cifar10-resnet18": Experiment(
+            about="CIFAR-10 at 64×64: how far it may move before a ResNet-18 changes its mind",
+            data=_cifar10_at_64,
+            family="similarity",
+            rows={
+                "augerino": Row("augerino", {"half_width": 0.2}),
+                "one for all": Row("flow", {"scale": 0.2, "for_all": True}),
+                "flow": Row("flow", {"scale": 0.2, "features": "network.layer3"}),
+            },
+            profiles={
+                "ci": Settings(epochs=2, burn_in=1, freeze=True),
+                "reduced": Settings(
+                    epochs=10,
+                    batch_size=128,
+                    lr=1e-3,
+                    weight_decay=0.05,
+                    smoothing=0.1,
+                    decay=Cosine(),
+                    burn_in=6,
+                    freeze=True,
+                ),
+            },
+            classifier=_resnet18,
+            measure=_in_service,
+            score="kept",
+            unit="% of transformed images that keep their class",
+            original=False,
         ),
         "cifar10-crop": _classifies(
             "CIFAR-10, a narrow PreActResNet-18, crops",
