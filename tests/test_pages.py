@@ -1,7 +1,7 @@
 """The rendered book as a browser shows it: `make check`, after `make book`.
 
-Every page is opened once in each of four ways (desktop and phone, light and dark), and what was seen
-is kept; each test then states one law about all pages. `_build/pages.json` has the counts.
+Every page is opened once and looked at in four ways (desktop and phone, light and dark); each test
+then states one law about what was seen. `_build/pages.json` has the counts.
 """
 
 import gzip
@@ -11,7 +11,7 @@ import re
 import shutil
 import threading
 from collections import Counter
-from functools import lru_cache, partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ LINE = 1.6e6 / 8  # bytes a second of a slow mobile line
 TEXT = (".html", ".css", ".js", ".svg", ".json", ".txt", ".xml")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compressed(path):
     return gzip.compress(Path(path).read_bytes(), 6)
 
@@ -86,11 +86,11 @@ def browser():
         chromium.close()
 
 
-# What a page says of itself once it stands. `ours`: what the chapters hold, not the theme around.
+# What a page says of itself once it stands.
 SEEN = """() => {
   const visible = e => e.checkVisibility({visibilityProperty: true});
   const formulas = [...document.querySelectorAll('.math')];
-  const fits = e => e.scrollWidth <= e.clientWidth + 1 || getComputedStyle(e).overflowX === 'visible';
+  const fits = e => e.scrollWidth <= e.clientWidth + 1;
   const stops = new Set();
   for (const f of formulas)
     for (const e of [f, ...f.querySelectorAll('*')])
@@ -119,9 +119,18 @@ SLIDERS = """() => [...document.querySelectorAll('.frames input')].map((e, i) =>
     height: e.getBoundingClientRect().height,
   };
 })"""
-PICTURES = """i => { const e = document.querySelector(`[data-checked="${i}"]`);
-  const box = e.closest('.frames');
-  return [...box.querySelectorAll('img')].filter(e => e.checkVisibility()).map(e => e.src).join() }"""
+PICTURES = """i => [...document.querySelector(`[data-checked="${i}"]`).closest('.frames')
+  .querySelectorAll('img')].filter(e => e.checkVisibility()).map(e => e.src).join()"""
+AXE = """async () => {
+  const found = await axe.run(document, {resultTypes: ['violations'], preload: false});
+  return found.violations.flatMap(rule => rule.nodes.map(node => {
+    const element = document.querySelector(node.target[0]);
+    const ours = !!(element && element.closest('article'));
+    return [rule.impact, rule.id, ours, node.html.slice(0, 200)];
+  }));
+}"""
+BLOCKING = """() => performance.getEntriesByType('resource')
+  .filter(e => e.renderBlockingStatus === 'blocking').reduce((sum, e) => sum + e.encodedBodySize, 0)"""
 
 
 def _open(browser, address, name):
@@ -152,17 +161,6 @@ def _open(browser, address, name):
     return context, page, log
 
 
-def _violations(page):
-    """(impact, rule, whether it is in the chapter's own part, element) of each, by axe-core."""
-    found = page.evaluate(
-        "async () => (await axe.run(document, {resultTypes: ['violations'], preload: false})).violations.flatMap("
-        "v => v.nodes.map(n => { let e = null;"
-        " try { e = document.querySelector(n.target[0]) } catch {}"
-        " return [v.impact, v.id, !!(e && e.closest('article')), n.html.slice(0, 160)] }))"
-    )
-    return [tuple(item) for item in found]
-
-
 @pytest.fixture(scope="module")
 def seen(browser, address):
     """{(page, width, theme): what was seen}."""
@@ -176,12 +174,13 @@ def seen(browser, address):
             continue
         context, page, log = _open(browser, address, name)
         log["bytes"] = sum(request.sizes()["responseBodySize"] for request in log.pop("finished"))
+        log["blocking"] = page.evaluate(BLOCKING)
         page.evaluate(axe)
         for width, theme in WAYS:
             page.set_viewport_size({"width": width, "height": 800})
             page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
             page.wait_for_timeout(300)  # colours change slowly
-            seen[name, width, theme] = log | page.evaluate(SEEN) | {"axe": _violations(page)}
+            seen[name, width, theme] = log | page.evaluate(SEEN) | {"axe": page.evaluate(AXE)}
         page.set_viewport_size({"width": SMALL_PHONE, "height": 800})
         seen[name, PHONE, "light"]["sliders"] = _driven(page)
         context.close()
@@ -206,59 +205,144 @@ def _driven(page):
 
 def _store(seen):
     """The counts of all pages, for people."""
-    desktop = {k[0]: v for k, v in seen.items() if k[1:] == (DESKTOP, "light")}
-    sliders = [s for log in seen.values() for s in log.get("sliders", [])]
-    axe = Counter(
-        f"{impact}, {'ours' if ours else 'theme'}, {width}, {theme}"
-        for (_, width, theme), log in seen.items()
-        for impact, _, ours, _ in log["axe"]
-    )
+    pages = {name: log for (name, *way), log in seen.items() if way == [DESKTOP, "light"]}
+    sliders = [slider for log in seen.values() for slider in log.get("sliders", [])]
+    axe = [(way, *found) for way, log in seen.items() for found in log["axe"]]
+    kinds = [
+        (impact, rule, "ours" if ours else "the theme's", *way[1:])
+        for way, impact, rule, ours, _ in axe
+    ]
+    total = {
+        name: sum(
+            log[key] if isinstance(log[key], int) else len(log[key]) for log in pages.values()
+        )
+        for name, key in {
+            "requests of other hosts": "outside",
+            "errors on the console": "console",
+            "missing files": "missing",
+            "formulas": "formulas",
+            "formulas not set": "untypeset",
+            "tab stops in formulas": "tab_stops",
+            "images": "images",
+            "images without alternative text": "without_alt",
+        }.items()
+    }
+    wide = [name for (name, *way), log in seen.items() if log["overflow"] > 0]
     counts = {
-        "pages": len(desktop),
-        "outside requests": sum(len(log["outside"]) for log in desktop.values()),
-        "console errors, one way": sum(len(log["console"]) for log in desktop.values()),
-        "pages with console errors": sum(bool(log["console"]) for log in desktop.values()),
-        "missing files": len({f for log in seen.values() for f in log["missing"]}),
-        "formulas": sum(log["formulas"] for log in desktop.values()),
-        "formulas not set": sum(log["untypeset"] for log in desktop.values()),
-        "tab stops in formulas": sum(log["tab_stops"] for log in desktop.values()),
-        "most tab stops on a page": max(log["tab_stops"] for log in desktop.values()),
-        "images": sum(log["images"] for log in desktop.values()),
-        "without alternative text": sum(log["without_alt"] for log in desktop.values()),
-        "wider than a phone": [
-            k[0] for k, v in seen.items() if k[1] == PHONE and v["overflow"] > 0
-        ][::2],
+        "pages": len(pages),
+        **total,
+        "pages wider than a phone": sorted(set(wide)),
         "sliders": len(sliders),
-        "sliders named": sum(bool(s["name"]) for s in sliders),
-        "sliders with value text": sum(bool(s["text"]) for s in sliders),
-        "sliders that move pictures": sum(s["moves"] for s in sliders),
-        "readouts visible at 360": sum(s["readout"] for s in sliders),
-        "largest page, kB": max((log["bytes"] // 1000, name) for name, log in desktop.items()),
-        "kB": {name: log["bytes"] // 1000 for name, log in desktop.items()},
-        "axe, elements by impact": dict(sorted(axe.items())),
-        "axe, elements by rule": dict(
-            Counter(
-                f"{r} ({i}, {'ours' if o else 'theme'})"
-                for log in seen.values()
-                for i, r, o, _ in log["axe"]
-            ).most_common()
-        ),
-        "examples": {
-            r: [name, width, theme, html]
-            for (name, width, theme), log in seen.items()
-            for _, r, _, html in log["axe"]
+        **{
+            f"sliders: {what}": sum(bool(slider[key]) for slider in sliders)
+            for what, key in {
+                "named": "name",
+                "value as text": "text",
+                "move pictures": "moves",
+                "value in sight at 360 px": "readout",
+            }.items()
         },
-        "console": Counter(e for log in seen.values() for e in log["console"]).most_common(10),
-        "missing": sorted({f for log in seen.values() for f in log["missing"]}),
+        "bytes": {name: log["bytes"] for name, log in pages.items()},
+        "bytes before the first paint": {name: log["blocking"] for name, log in pages.items()},
+        "axe, elements": {", ".join(map(str, k)): n for k, n in Counter(kinds).most_common()},
+        "axe, an example of each": {rule: [*way, text] for way, _, rule, _, text in axe},
+        "missing": sorted({file for log in pages.values() for file in log["missing"]}),
+        "console": Counter(e for log in pages.values() for e in log["console"]).most_common(9),
     }
     (HTML.parent / "pages.json").write_text(json.dumps(counts, indent=1))
 
 
-def ill(seen, wrong):
+def wrong(seen, what):
     """{page and way: what is wrong there}, where something is."""
-    found = {" ".join(map(str, way)): wrong(log) for way, log in seen.items()}
-    return {way: what for way, what in found.items() if what}
+    found = {" ".join(map(str, way)): what(log) for way, log in seen.items()}
+    return {way: there for way, there in found.items() if there}
 
 
-def test_measured(seen):
-    assert seen
+def test_no_page_asks_another_host(seen):
+    assert not wrong(seen, lambda log: log["outside"])
+
+
+def test_no_page_complains_on_the_console(seen):
+    assert not wrong(seen, lambda log: log["console"])
+
+
+def test_no_file_is_missing(seen):
+    assert not wrong(seen, lambda log: log["missing"] or log["broken"])
+
+
+def test_axe_finds_nothing_of_moderate_impact_or_more(seen):
+    heavy = ("moderate", "serious", "critical")
+    assert not wrong(seen, lambda log: [found for found in log["axe"] if found[0] in heavy])
+
+
+def test_every_formula_is_set_and_none_that_fits_is_a_tab_stop(seen):
+    assert sum(log["formulas"] for log in seen.values()) > 1000
+    assert not wrong(seen, lambda log: log["untypeset"] + log["tab_stops"])
+
+
+def test_no_page_is_wider_than_the_screen(seen):
+    assert not wrong(seen, lambda log: max(log["overflow"], 0))
+
+
+def test_every_image_says_what_it_shows(seen):
+    assert not wrong(seen, lambda log: log["without_alt"])
+
+
+def test_every_slider_has_a_name_and_moves_pictures_without_a_kernel(seen):
+    """Its value is in sight on the smallest phone, and its handle is 24 pixels high."""
+    sliders = [slider for log in seen.values() for slider in log.get("sliders", [])]
+    assert len(sliders) >= 10
+    for slider in sliders:
+        assert slider.pop("height") >= 24 and all(slider.values()), slider
+
+
+def test_pages_come_quickly_on_a_slow_line(seen):
+    """At 1.6 Mbit/s a page may block its first paint for a second and a half, and take eight in all."""
+    assert not wrong(seen, lambda log: log["blocking"] > 1.5 * LINE or log["bytes"] > 1.5e6)
+
+
+def test_every_page_says_what_it_is(seen):
+    """To search engines, and where links to it are shown."""
+    for path in (HTML / "book").glob("*.html"):
+        head = path.read_text().split("</head>")[0]
+        (text,) = re.findall(r'<meta name="description" content="(.+?)">', head)
+        (picture,) = re.findall(r'<meta property="og:image" content="(.+?)">', head)
+        assert len(text) > 40
+        assert (HTML / picture.removeprefix(CONFIG["html"]["baseurl"])).is_file()
+        assert 'rel="icon"' in head
+        assert f"/book/{path.name}</loc>" in (HTML / "sitemap.xml").read_text()
+
+
+def test_an_address_that_is_none_shows_the_way(browser, address):
+    context, page, log = _open(browser, address, "book/no/such/page.html")
+    assert log["missing"] == ["/book/no/such/page.html"]
+    page.locator("article a").first.click()
+    page.wait_for_url("**/book/intro.html")
+    context.close()
+
+
+def test_the_search_finds_chapters_first_and_shows_words(browser, address):
+    for words, chapter in {
+        "entropy": "training",
+        "coupling": "flows",
+        "change of variables": "flows",
+    }.items():
+        context, page, _ = _open(browser, address, f"search.html?q={words}")
+        page.wait_for_selector("#search-results li p.context")
+        page.wait_for_timeout(1000)
+        links = page.locator("#search-results li a").evaluate_all("all => all.map(e => e.href)")
+        assert any(f"/{chapter}.html" in link for link in links[:3]), links[:5]
+        assert not any(re.search("changelog|laws", link) for link in links[:5]), links[:5]
+        assert "\\" not in page.locator("#search-results").inner_text()
+        context.close()
+
+
+def test_paper_shows_the_answers_and_some_frames(browser, address):
+    context, page, _ = _open(browser, address, "book/why.html")
+    page.emulate_media(media="print")
+    shown = "e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().height > 0"
+    answers = page.locator("article details > p").evaluate_all(f"all => all.map({shown})")
+    assert answers and all(answers)
+    frames = page.locator(".frames img").evaluate_all(f"all => all.filter({shown}).length")
+    assert frames == 4
+    context.close()

@@ -19,7 +19,9 @@ MATHJAX = ["core.js", "startup.js", "input/tex.js", "input/tex"]
 MATHJAX += ["output/chtml.js", "output/chtml", "a11y/assistive-mml.js"]
 # The icons are the theme's fonts, so its script that draws them (1.5 MB) is not needed; there are
 # no kernels; and what is loaded ahead delays the styles.
-UNUSED = re.compile(r"fontawesome\S*\.js|thebe|THEBE|rel=.preload|pagename =")
+UNUSED = re.compile(
+    r"fontawesome\S*\.js|thebe|THEBE|rel=.preload|pagename ="
+)
 CARD = """
 <meta name="description" content="{text}">
 <meta property="og:title" content="{title}">
@@ -52,7 +54,9 @@ def lighter(head: str, wait: bool) -> str:
             return tag.replace("<script", "<script defer", 1)
         return tag
 
-    return re.sub(r"<script.*?</script>|<link [^>]*>", keep, head, flags=re.S)
+    return re.sub(
+        r"<script.*?</script>|<link [^>]*>", keep, head, flags=re.S
+    )
 
 
 def described(doctree: nodes.document | None) -> str:
@@ -60,7 +64,11 @@ def described(doctree: nodes.document | None) -> str:
     for paragraph in doctree.findall(nodes.paragraph) if doctree else ():
         text = re.sub(r"\s+", " ", paragraph.astext())
         if len(text) > 80 and "\\" not in text[:160]:
-            return text if len(text) <= 160 else text[:160].rsplit(" ", 1)[0] + " …"
+            return (
+                text
+                if len(text) <= 160
+                else text[:160].rsplit(" ", 1)[0] + " …"
+            )
     return "How far may a picture turn before it becomes a picture of something else?"
 
 
@@ -69,8 +77,12 @@ def head(app, pagename, templatename, context, doctree):
     title = re.sub("<.*?>", "", context.get("title") or "")
     text = html.escape(described(doctree), quote=True)
     # The search's own scripts run at once and need the others before them.
-    context["lighter"] = lambda part: lighter(part, wait=pagename != "search")
-    context["card"] = CARD.format(text=text, title=title, base=base, page=pagename)
+    context["lighter"] = lambda part: lighter(
+        part, wait=pagename != "search"
+    )
+    context["card"] = CARD.format(
+        text=text, title=title, base=base, page=pagename
+    )
     if pagename == "404":  # is shown at any address
         context["metatags"] = f'<base href="{urlsplit(base).path}">'
 
@@ -82,12 +94,19 @@ def more_pages(app):
 def finish(app, exception):
     if exception or app.builder.format != "html":
         return
-    (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
-    source, target = Path(package) / "static/mathjax", Path(app.outdir) / "_static/mathjax"
+    (package,) = find_spec(
+        "sphinx-mathjax-offline"
+    ).submodule_search_locations
+    source, target = (
+        Path(package) / "static/mathjax",
+        Path(app.outdir) / "_static/mathjax",
+    )
     for name in MATHJAX:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+            shutil.copytree(
+                source / name, target / name, dirs_exist_ok=True
+            )
         else:
             shutil.copy(source / name, target / name)
     pages = "".join(

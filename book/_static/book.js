@@ -1,3 +1,5 @@
+// The theme leaves the book's name outside all landmarks.
+document.querySelector(".navbar-brand")?.parentElement.setAttribute("role", "banner");
 // What scrolls by itself can be reached by keyboard; what fits is no tab stop.
 const scrollers = () => document.querySelectorAll("article :is(pre, table, div.math, .frames, dt, div.cell_output)").forEach(e => {
   if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible") e.tabIndex = 0;
