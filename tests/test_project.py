@@ -84,7 +84,6 @@ def test_a_chapter_is_stored_as_it_ran(path):
     """Kernel python3, cells executed in order, no errors, warnings or widgets."""
     notebook = json.loads(path.read_text())
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    source = "".join("".join(c["source"]) for c in cells(path, "code"))
     assert "widgets" not in notebook["metadata"]
     assert [c["execution_count"] for c in cells(path, "code")] == list(
         range(1, len(cells(path, "code")) + 1)
