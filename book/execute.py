@@ -25,6 +25,8 @@ from flowinv.widgets import few_colours
 
 
 def execute(path: Path) -> None:
+    # Kernels' threads that wait sleep, as the Makefile says why.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
     client = NotebookClient(
