@@ -1,4 +1,8 @@
 # make book     the rendered book, the chapter on digits run live     → _build/html/index.html
+# make serve    the rendered book while it is written: what changes is rendered again, pages reload
+# make check    the rendered pages in Chromium: links, errors, weight, accessibility, sliders, search
+# make pdf      the rendered book as one file, by Chromium → _build/html/flowinv.pdf
+# make links    the addresses that the book links to outside
 # make test     style, unit tests, doctests, then every chapter with nbval
 # make slow     the tests that take minutes: killed runs, all rows, every chapter as on Colab
 # make lowest   the package's tests with the lowest versions that pyproject.toml allows
@@ -18,11 +22,13 @@ LIVE := book/mnist.ipynb
 # No progress bars in stored outputs: as widgets they would need a script from another host.
 export TQDM_DISABLE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A thread that waits sleeps. Else, beside other busy programs, threads wait for each other awake.
+export OMP_WAIT_POLICY := passive
 
 # All but those of chapters and project files, which need what renders the book.
 PACKAGE_TESTS := $(filter-out tests/test_book.py tests/test_project.py,$(wildcard tests/test_*.py))
 
-.PHONY: book test slow lowest execute bench clean
+.PHONY: book serve check pdf links test slow lowest execute bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -38,9 +44,24 @@ book: $(VENV)/installed
 	cp -r _config.yml _toc.yml book _build/source
 	FLOWINV_PROFILE=quick $(BIN)/python book/execute.py _build/source/$(LIVE)
 	$(BIN)/jupyter-book build --quiet -n -W --keep-going --path-output . _build/source
-	$(BIN)/python -c 'import jupyter_server_mathjax as m, os, shutil; \
-	    shutil.copytree(os.path.join(os.path.dirname(m.__file__), "static"), "_build/html/_static/mathjax")'
 	@echo "The book is in $(CURDIR)/_build/html/index.html"
+
+serve: $(VENV)/installed
+	$(BIN)/python book/serve.py
+
+check: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[check]'
+	$(BIN)/python -m pytest -m check -rs tests/test_pages.py
+
+pdf: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[check]'
+	$(BIN)/python book/pdf.py
+
+links: $(VENV)/installed
+	rm -rf _build/source
+	mkdir -p _build/source
+	cp -r _config.yml _toc.yml book _build/source
+	$(BIN)/jupyter-book build --builder linkcheck --path-output . _build/source
 
 test: $(VENV)/installed
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ chapter took is stored in it, and shown on the page `status.md`.
 """
 
 import base64
+import html
 import os
 import platform
 import re
@@ -24,6 +25,8 @@ from flowinv.widgets import few_colours
 
 
 def execute(path: Path) -> None:
+    # Kernels' threads that wait sleep, as the Makefile says why.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
     client = NotebookClient(
@@ -38,8 +41,6 @@ def execute(path: Path) -> None:
     except CellExecutionError as error:
         sys.exit(f"{path}: a cell failed; the file is as it was\n{error}")
     seconds = time.perf_counter() - start
-    # The frames of interactive figures, which the rendered page shows.
-    widgets = notebook.metadata.get("widgets")
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {
@@ -57,8 +58,6 @@ def execute(path: Path) -> None:
             },
         }
     )
-    if widgets:
-        notebook.metadata["widgets"] = widgets
     teaser = None
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
@@ -74,6 +73,12 @@ def execute(path: Path) -> None:
                     sys.exit(
                         f"{path}: cell {number} shows the path {place}; the file is as it was"
                     )
+            if '<div class="frames">' in output.get("data", {}).get(
+                "text/html", ""
+            ):
+                output["data"]["text/html"] = described(
+                    output["data"]["text/html"], alternative(cell)
+                )
             if "image/png" in output.get("data", {}):
                 picture = few_colours(
                     base64.b64decode(output["data"]["image/png"])
@@ -88,6 +93,16 @@ def execute(path: Path) -> None:
     if teaser:
         (path.parent / "_static" / "teaser.png").write_bytes(teaser)
     print(f"{path}: run in {seconds:.0f} s")
+
+
+def alternative(cell) -> str:
+    """A figure's alternative text, which the cell's metadata have."""
+    return cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+
+
+def described(frames: str, alt: str) -> str:
+    """An interactive figure's HTML, each frame of which says what it shows, then its values."""
+    return frames.replace('<img alt="', f'<img alt="{html.escape(alt)} ')
 
 
 def status(folder: Path) -> str:

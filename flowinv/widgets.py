@@ -1,24 +1,35 @@
 """Interactive figures that need no kernel: every frame is drawn beforehand, a slider shows one.
 
-With a kernel, on Colab and in the rendered page they work alike, as the slider is linked to the
-frames in the browser. Paper shows a strip of some frames instead.
+In Jupyter, on Colab and in the rendered page they work alike: plain HTML, whose sliders hide all
+frames but one. Paper shows some frames in a row instead.
 """
 
+import html
 import io
+import json
+from base64 import b64encode
 from collections.abc import Callable
+from itertools import product
 
-import ipywidgets
 import matplotlib.pyplot as plt
-from IPython.display import Image, display
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 from PIL import ImageChops, ImageStat
 
-STRIP = 4  # frames that paper shows
+PAPER = 4  # frames that paper shows
+
+# A frame's number is read off all sliders, the last one fastest, as `itertools.product` counts.
+MOVE = (
+    "const box = this.closest('.frames'), text = JSON.parse(this.dataset.values)[this.value];"
+    " this.setAttribute('aria-valuetext', text); this.nextElementSibling.textContent = text;"
+    " let i = 0; for (const s of box.querySelectorAll('input')) i = i * (+s.max + 1) + +s.value;"
+    " box.querySelectorAll('img').forEach((frame, k) => frame.hidden = k !== i)"
+)
 
 
 def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: list) -> None:
-    """Show the figures ``draw(name=value, …)`` behind a slider a name, and a strip for print.
+    """Show the figures ``draw(name=value, …)`` behind a slider a name; some of them on paper.
 
     Args:
         draw: makes the figure of one value for each name.
@@ -33,35 +44,50 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
         >>> def draw(angle):
         ...     figure, ax = plt.subplots(figsize=(1, 1))
         ...     return figure
-        >>> frames(draw, angle=[0, 90, 180])  # doctest: +ELLIPSIS
-        <IPython.core.display.Image object> VBox(children=(SelectionSlider(description='angle', ...
+        >>> frames(draw, angle=[0, 90, 180])
+        <IPython.core.display.HTML object>
     """
     start = _starts(start or {}, choices)
-    sliders = {name: _slider(name, values, start[name]) for name, values in choices.items()}
-    drawn: list[bytes] = []
-    # One for all: a layout of its own would add a kilobyte to the page for each frame.
-    layout = ipywidgets.Layout(max_width="100%", object_fit="contain")
-
-    def stack(chosen: dict) -> ipywidgets.Widget:
-        """What shows the frames in which the names of ``chosen`` have these values."""
-        left = [name for name in choices if name not in chosen]
-        if not left:
-            drawn.append(png(draw(**chosen)))
-            return ipywidgets.Image(value=drawn[-1], format="png", layout=layout)
-        name = left[0]
-        parts = [stack({**chosen, name: value}) for value in choices[name]]
-        return _linked(sliders[name], parts, layout)
-
-    shown = stack({})
-    display(Image(_strip(_some(drawn))), ipywidgets.VBox([*sliders.values(), shown]))
+    drawn = [webp(draw(**dict(zip(choices, values)))) for values in product(*choices.values())]
+    display(HTML(page(drawn, start, choices)))
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, and the figure closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
+def page(drawn: list[bytes], start: dict, choices: dict[str, list]) -> str:
+    """The frames and their sliders as HTML that needs nothing else.
+
+    Args:
+        drawn: WebP files, one for each combination of values, the last name fastest.
+        start: {name: value} where sliders start.
+        choices: {name: values}.
+    """
+    sliders = [_slider(name, values, start[name]) for name, values in choices.items()]
+    paper = {round(i * (len(drawn) - 1) / (PAPER - 1)) for i in range(PAPER)}
+    images = []
+    for i, (file, values) in enumerate(zip(drawn, product(*choices.values()))):
+        chosen = dict(zip(choices, values))
+        said = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        images.append(
+            f'<img alt="{html.escape(said)}"'
+            f"{' class=paper' if i in paper else ''}{'' if chosen == start else ' hidden'}"
+            f' src="data:image/webp;base64,{b64encode(file).decode()}">'
+        )
+    return '<div class="frames">\n' + "\n".join([*sliders, *images]) + "\n</div>"
+
+
+def webp(figure: Figure) -> bytes:
+    """The figure as a WebP file of few colours, without loss, and the figure closed."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=80)
     plt.close(figure)
-    return few_colours(buffer.getvalue())
+    return as_webp(png.getvalue())
+
+
+def as_webp(file: bytes) -> bytes:
+    """The PNG file with few colours as a WebP file, which is smaller."""
+    buffer = io.BytesIO()
+    picture = Picture.open(io.BytesIO(few_colours(file))).convert("RGB")
+    picture.save(buffer, format="webp", lossless=True)
+    return buffer.getvalue()
 
 
 def few_colours(file: bytes) -> bytes:
@@ -97,54 +123,13 @@ def _starts(start: dict, choices: dict[str, list]) -> dict:
     return {name: start.get(name, values[0]) for name, values in choices.items()}
 
 
-def _slider(name: str, values: list, value: object) -> ipywidgets.SelectionSlider:
-    return ipywidgets.SelectionSlider(
-        options=[str(value) for value in values],
-        value=str(value),
-        description=name,
-        style={"description_width": "initial"},
-        layout={"width": "24em"},
+def _slider(name: str, values: list, value: object) -> str:
+    """A slider over the values' numbers, with its name before and its value behind it."""
+    said = html.escape(str(value))
+    return (
+        f"<div><span>{html.escape(name)}</span>"
+        f' <input type="range" aria-label="{html.escape(name)}" aria-valuetext="{said}"'
+        f' min="0" max="{len(values) - 1}" value="{values.index(value)}" autocomplete="off"'
+        f' data-values="{html.escape(json.dumps([str(v) for v in values], ensure_ascii=False))}"'
+        f' oninput="{MOVE}"> <span>{said}</span></div>'
     )
-
-
-def _linked(
-    slider: ipywidgets.SelectionSlider, parts: list[ipywidgets.Widget], layout: ipywidgets.Layout
-) -> ipywidgets.Widget:
-    """The one of the parts that the slider says."""
-    if hasattr(ipywidgets, "Stack"):
-        stack = ipywidgets.Stack(parts, selected_index=slider.index, layout=layout)
-        ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
-        return stack
-
-    box = ipywidgets.Box(
-        [parts[slider.index]], layout=layout
-    )  # ipywidgets 7 exchanges frames with a kernel only
-
-    def exchange(change: dict) -> None:
-        box.children = [parts[change["new"]]]
-
-    slider.observe(exchange, "index")
-    return box
-
-
-def _some(files: list[bytes]) -> list[bytes]:
-    """At most STRIP of them, evenly from the first to the last."""
-    if len(files) <= STRIP:
-        return files
-    last = len(files) - 1
-    return [files[round(i * last / (STRIP - 1))] for i in range(STRIP)]
-
-
-def _strip(files: list[bytes]) -> bytes:
-    """Pictures below one another if they are wide, else side by side, as a PNG file."""
-    pictures = [Picture.open(io.BytesIO(file)).convert("RGB") for file in files]
-    W = max(picture.width for picture in pictures)
-    H = max(picture.height for picture in pictures)
-    down = W > 1.6 * H
-    size = (W, H * len(files)) if down else (W * len(files), H)
-    strip = Picture.new("RGB", size, "white")
-    for i, picture in enumerate(pictures):
-        strip.paste(picture, (0, i * H) if down else (i * W, 0))
-    buffer = io.BytesIO()
-    strip.save(buffer, format="png")
-    return few_colours(buffer.getvalue())

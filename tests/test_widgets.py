@@ -1,8 +1,11 @@
-"""Interactive figures: drawn beforehand, linked in the browser, a strip of frames for print."""
+"""Interactive figures: drawn beforehand, shown by sliders without a kernel, some on paper."""
 
+import html
 import io
+import json
+import re
+from base64 import b64decode
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,16 +13,12 @@ from PIL import Image as Picture
 
 from flowinv import widgets
 
-with_stacks = pytest.mark.skipif(
-    not hasattr(ipywidgets, "Stack"), reason="ipywidgets 7 has no stacks: another test has its way"
-)
-
 
 @pytest.fixture
 def displayed(monkeypatch):
-    """What `frames` displays: the strip, and the box of sliders and frames."""
+    """The HTML that `frames` displays."""
     parts = []
-    monkeypatch.setattr(widgets, "display", lambda *shown: parts.extend(shown))
+    monkeypatch.setattr(widgets, "display", lambda shown: parts.append(shown.data))
     return parts
 
 
@@ -29,13 +28,17 @@ def draw(**chosen):
     return plt.figure(figsize=(pixels / 80, 1))
 
 
-def width(image):
-    return Picture.open(io.BytesIO(image.value)).width
+def images(page):
+    """(alternative text, other attributes, width) of each frame."""
+    found = re.findall(r'<img alt="(.*?)"(.*?) src="data:image/webp;base64,(.*?)">', page)
+    return [
+        (html.unescape(alt), rest, Picture.open(io.BytesIO(b64decode(file))).width)
+        for alt, rest, file in found
+    ]
 
 
-@with_stacks
-def test_every_combination_is_drawn_once_and_shown_by_its_sliders(displayed):
-    """Whatever the sliders say, the frame on show is the one drawn for these values."""
+def test_every_combination_is_drawn_once_in_the_order_in_which_sliders_count(displayed):
+    """The last slider moves fastest; only the frame where sliders start is not hidden."""
     drawn = []
 
     def draw_once(**chosen):
@@ -43,47 +46,33 @@ def test_every_combination_is_drawn_once_and_shown_by_its_sliders(displayed):
         return draw(**chosen)
 
     widgets.frames(draw_once, start={"b": 30}, a=[100, 200, 300], b=[10, 20, 30, 40])
-    assert drawn == [{"a": a, "b": b} for a in (100, 200, 300) for b in (10, 20, 30, 40)]
-    a, b, stack = displayed[1].children
-    assert (a.index, b.index, b.value) == (0, 2, "30")
-    assert stack.selected_index == 0
-    for i, part in enumerate(stack.children):
-        assert part.selected_index == 2
-        shown = [width(image) for image in part.children]
-        assert shown == [100 * (i + 1) + 10 * (j + 1) for j in range(4)]
+    expected = [{"a": a, "b": b} for a in (100, 200, 300) for b in (10, 20, 30, 40)]
+    assert drawn == expected
+    frames = images(displayed[0])
+    assert [width for _, _, width in frames] == [c["a"] + c["b"] for c in expected]
+    assert [alt for alt, _, _ in frames] == [f"a {c['a']}, b {c['b']}" for c in expected]
+    assert [i for i, (_, rest, _) in enumerate(frames) if "hidden" not in rest] == [2]
     assert not plt.get_fignums()
 
 
-@with_stacks
-def test_each_slider_is_linked_to_each_of_its_stacks_in_the_browser(displayed, monkeypatch):
-    links = []
-    monkeypatch.setattr(ipywidgets, "jslink", lambda *ends: links.append(ends))
-    widgets.frames(draw, a=[100, 200], b=[10, 20, 30])
-    a, b, stack = displayed[1].children
-    of_b = [((b, "index"), (part, "selected_index")) for part in stack.children]
-    assert links == [*of_b, ((a, "index"), (stack, "selected_index"))]
+def test_a_slider_says_its_name_and_value(displayed):
+    """Whatever characters these have; the value by its number, and as text."""
+    widgets.frames(lambda **_: draw(a=80), start={"<α>": 'say "1"'}, **{"<α>": [0.5, 'say "1"']})
+    ((name, text, last, value, values),) = re.findall(
+        r'aria-label="(.*?)" aria-valuetext="(.*?)" min="0" max="(.*?)" value="(.*?)".*?'
+        r'data-values="(.*?)"',
+        displayed[0],
+    )
+    assert (html.unescape(name), html.unescape(text)) == ("<α>", 'say "1"')
+    assert (last, value) == ("1", "1")
+    assert json.loads(html.unescape(values)) == ["0.5", 'say "1"']
 
 
-def test_without_stacks_a_kernel_exchanges_the_frames(displayed, monkeypatch):
-    """ipywidgets 7, which Colab has."""
-    monkeypatch.delattr(ipywidgets, "Stack", raising=False)
-    widgets.frames(draw, a=[100, 200, 300])
-    slider, box = displayed[1].children
-    assert [width(image) for image in box.children] == [100]
-    slider.index = 2
-    assert [width(image) for image in box.children] == [300]
-
-
-def test_paper_shows_a_strip_of_frames(displayed):
-    widgets.frames(draw, a=list(range(80, 89)))
-    strip = Picture.open(io.BytesIO(displayed[0].data))
-    assert strip.size == (widgets.STRIP * 88, 80)
-
-
-def test_wide_frames_stand_below_one_another_in_the_strip(displayed):
-    widgets.frames(draw, a=[180, 200])
-    strip = Picture.open(io.BytesIO(displayed[0].data))
-    assert strip.size == (200, 2 * 80)
+def test_paper_shows_frames_from_the_first_to_the_last(displayed):
+    for number, expected in ((9, [0, 3, 5, 8]), (3, [0, 1, 2]), (1, [0])):
+        widgets.frames(draw, a=list(range(80, 80 + number)))
+        frames = images(displayed.pop())
+        assert [i for i, (_, rest, _) in enumerate(frames) if "paper" in rest] == expected
 
 
 def test_a_palette_is_as_small_as_keeps_the_picture():
@@ -94,8 +83,8 @@ def test_a_palette_is_as_small_as_keeps_the_picture():
     for picture, colours, most in ((five, 25, 0.6), (noise, 256, 20)):
         figure = plt.figure(figsize=(1, 1))
         figure.figimage(picture)
-        frame = Picture.open(io.BytesIO(widgets.png(figure)))
-        assert frame.mode == "P" and len(frame.getcolors()) == colours
+        frame = Picture.open(io.BytesIO(widgets.webp(figure)))
+        assert len(frame.getcolors(80 * 80)) == colours
         assert abs(np.asarray(frame.convert("RGB")) - 255 * picture).mean() < most
 
 

@@ -1,0 +1,13 @@
+// The theme leaves the book's name outside all landmarks.
+addEventListener("DOMContentLoaded", () => {
+  const name = document.querySelector(".navbar-brand")?.parentElement;
+  name?.setAttribute("role", "navigation");
+  name?.setAttribute("aria-label", "Book");
+});
+// What scrolls by itself can be reached by keyboard; what fits is no tab stop.
+const scrollers = () => document.querySelectorAll("article :is(pre, table, div.math, dt)").forEach(e => {
+  if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible") e.tabIndex = 0;
+  else if (e.getAttribute("tabindex") === "0") e.removeAttribute("tabindex");
+});
+addEventListener("load", async () => { await window.MathJax?.startup?.promise; scrollers(); });
+addEventListener("resize", scrollers);
