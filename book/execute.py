@@ -1,7 +1,8 @@
 """Run chapters from top to bottom and store their outputs in place: `make execute`.
 
 A chapter is written only if every cell ran without an error or a warning, and without anything
-that belongs to the machine it ran on. Figures get a palette: a third of the bytes. How long a
+that belongs to the machine it ran on. Folded solutions are run after it, and what they print stands
+below them. Figures get a palette: a third of the bytes. How long a
 chapter took is stored in it, and shown on the page `status.md`.
 """
 
@@ -37,10 +38,15 @@ def execute(path: Path) -> None:
         record_timing=False,
     )
     try:
-        client.execute()
+        with client.setup_kernel():
+            for number, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, number)
+            seconds = time.perf_counter() - start
+            for cell in notebook.cells:
+                if cell.cell_type == "markdown":
+                    cell.source = solved(cell.source, client)
     except CellExecutionError as error:
         sys.exit(f"{path}: a cell failed; the file is as it was\n{error}")
-    seconds = time.perf_counter() - start
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {
@@ -93,6 +99,43 @@ def execute(path: Path) -> None:
     if teaser:
         (path.parent / "_static" / "teaser.png").write_bytes(teaser)
     print(f"{path}: run in {seconds:.0f} s")
+
+
+# A solution up to its code, and what an earlier run printed.
+SOLUTION = re.compile(
+    r"(<summary>Solution</summary>(?:(?!</details>).)*?```python\n(.*?)```\n)"
+    r"(?:\n<!-- It prints -->.*?<!-- Printed -->\n)?",
+    re.S,
+)
+
+
+def solved(markdown: str, client: NotebookClient) -> str:
+    """The text, with what the code of each solution prints below it; figures are not shown."""
+
+    def run(solution: re.Match) -> str:
+        cell = nbformat.v4.new_code_cell(solution[2])
+        client.execute_cell(cell, 0)
+        printed = "\n\n".join(filter(None, map(shown, cell.outputs)))
+        if not printed:
+            return solution[1]
+        return f"{solution[1]}\n<!-- It prints -->\n\n{printed}\n\n<!-- Printed -->\n"
+
+    return SOLUTION.sub(run, markdown)
+
+
+def shown(output) -> str:
+    """An output as Markdown."""
+    if output.get("name") == "stderr":
+        sys.exit(
+            f"a solution writes to stderr; the file is as it was\n{output['text']}"
+        )
+    data = output.get("data", {})
+    if "text/markdown" in data:
+        return data["text/markdown"].strip()
+    text = output.get("text") or data.get("text/plain", "")
+    if "image/png" in data or not text.strip():
+        return ""
+    return f"```text\n{text.rstrip()}\n```"
 
 
 def alternative(cell) -> str:

@@ -619,9 +619,16 @@ PAGES = [
 QUOTE = re.compile(r"([\d.,]*\d)\s*(?:°|%)?<!-- ([\w-]+)/(\w+) (.+?) ([\w.]+) -->")
 
 
+def prose(path):
+    """A page's words, without code and without what the solutions print."""
+    return re.sub(
+        r"```.*?```|<!-- It prints -->.*?<!-- Printed -->", "", markdown(path), flags=re.S
+    )
+
+
 def quoted(path):
     """(number, experiment, profile, row, metric) of each number that names its source."""
-    return QUOTE.findall(re.sub(r"```.*?```", "", markdown(path), flags=re.S))
+    return QUOTE.findall(prose(path))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -631,8 +638,7 @@ def test_every_number_quoted_from_results_is_in_them(path):
         digits = len(number.partition(".")[2])
         mean = round(summary(name, profile, metric)[row].mean, digits)
         assert mean == float(number.replace(",", "")), (number, name, profile, row, metric)
-    text = re.sub(r"```.*?```", "", markdown(path), flags=re.S)
-    unmarked = re.search(r"\d\.\d+ ?(%|°|degrees|seconds|nats|times)(?!<!--)", text)
+    unmarked = re.search(r"\d\.\d+ ?(%|°|degrees|seconds|nats|times)(?!<!--)", prose(path))
     assert not unmarked, f"{unmarked and unmarked[0]}: name its result, or compute it on the page"
 
 
