@@ -1,7 +1,8 @@
-"""Interactive figures that need no kernel: every frame is drawn beforehand, a slider shows one.
+"""Interactive figures: ``frames`` need no kernel, ``live`` draws as you move.
 
-In Jupyter, on Colab and in the rendered page they work alike: plain HTML, whose sliders hide all
-frames but one. Paper shows some frames in a row instead.
+``frames`` draws every frame beforehand, and a slider shows one. In Jupyter, on Colab and in the
+rendered page they work alike: plain HTML, whose sliders hide all frames but one. Paper shows some
+frames in a row instead.
 """
 
 import html
@@ -11,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from itertools import product
 
+import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
@@ -52,6 +54,44 @@ def frames(draw: Callable[..., Figure], start: dict | None = None, **choices: li
     display(HTML(page(drawn, start, choices)))
 
 
+def live(draw: Callable[..., Figure], **choices: list) -> ipywidgets.VBox:
+    """A slider a name, and the figure ``draw(name=value, …)``, drawn anew when one has moved.
+
+    For more values than can be drawn beforehand. It needs a running kernel, in Jupyter or on Colab.
+
+    Args:
+        draw: makes the figure of one value for each name.
+        choices: for each name the values that its slider goes through; it starts at the first.
+
+    Raises:
+        ValueError: for a name without values.
+
+    Example:
+        >>> def draw(angle):
+        ...     figure, ax = plt.subplots(figsize=(1, 1))
+        ...     return figure
+        >>> slider, picture = live(draw, angle=range(-180, 181)).children
+        >>> slider.value, picture.format
+        (-180, 'png')
+    """
+    _starts({}, choices)
+    sliders = {}
+    for name, values in choices.items():
+        options = [(str(value), value) for value in values]
+        sliders[name] = ipywidgets.SelectionSlider(
+            options=options, description=name, continuous_update=False
+        )
+    picture = ipywidgets.Image(format="png")
+
+    def show(change=None) -> None:
+        picture.value = png(draw(**{name: slider.value for name, slider in sliders.items()}))
+
+    for slider in sliders.values():
+        slider.observe(show, "value")
+    show()
+    return ipywidgets.VBox([*sliders.values(), picture])
+
+
 def page(drawn: list[bytes], start: dict, choices: dict[str, list]) -> str:
     """The frames and their sliders as HTML that needs nothing else.
 
@@ -76,10 +116,15 @@ def page(drawn: list[bytes], start: dict, choices: dict[str, list]) -> str:
 
 def webp(figure: Figure) -> bytes:
     """The figure as a WebP file of few colours, without loss, and the figure closed."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=80)
+    return as_webp(png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, and the figure closed."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80)
     plt.close(figure)
-    return as_webp(png.getvalue())
+    return file.getvalue()
 
 
 def as_webp(file: bytes) -> bytes:
@@ -117,7 +162,7 @@ def _starts(start: dict, choices: dict[str, list]) -> dict:
     known = all(name in choices and value in choices[name] for name, value in start.items())
     if not known or not all(choices.values()):
         raise ValueError(
-            "frames: expected values for each name and starts among them,"
+            "sliders: expected values for each name and starts among them,"
             f" got {choices} and {start}"
         )
     return {name: start.get(name, values[0]) for name, values in choices.items()}

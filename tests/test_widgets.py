@@ -99,6 +99,26 @@ def test_what_is_transparent_is_white():
     "wrong", [{"a": []}, {"a": [1], "start": {"a": 2}}, {"a": [1], "start": {"b": 2}}]
 )
 def test_what_cannot_be_shown_is_a_one_line_error(wrong):
-    message = r"^frames: expected values for each name and starts among them.*$"
+    message = r"^sliders: expected values for each name and starts among them.*$"
     with pytest.raises(ValueError, match=message):
         widgets.frames(draw, **wrong)
+
+
+def test_a_live_figure_is_drawn_anew_for_what_its_sliders_say():
+    """Each slider goes through its own values and no other."""
+    box = widgets.live(draw, a=[100, 200], b=range(10, 41, 10))
+    a, b, picture = box.children
+    assert [value for _, value in b.options] == [10, 20, 30, 40] and a.description == "a"
+
+    def width():
+        return Picture.open(io.BytesIO(picture.value)).width
+
+    assert width() == 110
+    a.value = 200
+    b.value = 40
+    assert width() == 240 and not plt.get_fignums()
+
+
+def test_a_live_figure_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="sliders: expected values for each name"):
+        widgets.live(draw, a=[])
