@@ -567,7 +567,7 @@ def _cifar10(profile: str) -> Dataset:
 
 def _cifar10_at_64(profile: str) -> Dataset:
     data = _cifar10(profile)
-    data = data.first(10000, 1000) if profile == "reduced" else data
+    data = data.first(5000, 1000) if profile == "reduced" else data
 
     def larger(split: Split) -> Split:
         images = resize(split.images, [64, 64])
