@@ -25,8 +25,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A thread that waits sleeps. Else, beside other busy programs, threads wait for each other awake.
 export OMP_WAIT_POLICY := passive
 
-# All but those of chapters and project files, which need what renders the book.
-PACKAGE_TESTS := $(filter-out tests/test_book.py tests/test_project.py,$(wildcard tests/test_*.py))
+# All but those of chapters, pages and project files, which need what renders the book.
+PACKAGE_TESTS := $(filter-out tests/test_book.py tests/test_project.py tests/test_pages.py,$(wildcard tests/test_*.py))
 
 .PHONY: book serve check pdf links test slow lowest execute bench clean
 .DELETE_ON_ERROR:

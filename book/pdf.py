@@ -45,12 +45,13 @@ def book(target: Path) -> None:
             )
             page.evaluate(SET)
             margin = dict.fromkeys(
-                ("top", "bottom", "left", "right"), "18mm"
+                ("top", "bottom", "left", "right"), "15mm"
             )
             printed = page.pdf(
                 format="A4",
                 print_background=True,
                 tagged=True,
+                scale=0.75,
                 margin=margin,
             )
             title = page.title().split(" — ")[0]

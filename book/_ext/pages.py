@@ -8,11 +8,15 @@ where links to it are shown; a list of all pages, and a page for addresses that 
 import html
 import re
 import shutil
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from docutils import nodes
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.plain import Style
+from pybtex.style.labels import BaseLabelStyle
 
 # Of MathJax, what sets TeX as HTML and hands MathML to screen readers.
 MATHJAX = ["core.js", "startup.js", "input/tex.js", "input/tex"]
@@ -87,6 +91,30 @@ def head(app, pagename, templatename, context, doctree):
         context["metatags"] = f'<base href="{urlsplit(base).path}">'
 
 
+class AuthorYear(BaseLabelStyle):
+    """References are listed by author and year, as the text cites them."""
+
+    def format_labels(self, entries):
+        seen = Counter()
+        for entry in entries:
+            names = [
+                str(person.last_names[-1])
+                for person in entry.persons["author"]
+            ]
+            who = (
+                " and ".join(names)
+                if len(names) < 3
+                else f"{names[0]} et al."
+            )
+            label = f"{who} {entry.fields['year']}"
+            yield label + " bcdef"[seen[label]].strip()
+            seen[label] += 1
+
+
+class Listed(Style):
+    default_label_style = AuthorYear
+
+
 def more_pages(app):
     yield "404", {"title": "Not there", "body": MISSING}, "page.html"
 
@@ -120,6 +148,7 @@ def finish(app, exception):
 
 
 def setup(app):
+    register_plugin("pybtex.style.formatting", "author_year", Listed)
     app.connect("html-page-context", head)
     app.connect("html-collect-pages", more_pages)
     app.connect("build-finished", finish)

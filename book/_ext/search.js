@@ -1,6 +1,6 @@
 // Chapters come first: what lists, logs or repeats weighs less. Names of the API keep their place.
 const LESS = { "book/changelog": 0.2, "book/laws": 0.2, "book/status": 0.2, "book/choices": 0.5,
-               "book/results": 0.5, "book/api": 0.7 };
+               "book/results": 0.5, "book/api": 0.3 };
 var Scorer = {
   score: ([page, , , , score]) => score * (LESS[page] ?? 1),
   objNameMatch: 11, objPartialMatch: 6, objPrio: { 0: 15, 1: 5, 2: -5 }, objPrioDefault: 0,

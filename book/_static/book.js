@@ -3,6 +3,8 @@ addEventListener("DOMContentLoaded", () => {
   const name = document.querySelector(".navbar-brand")?.parentElement;
   name?.setAttribute("role", "navigation");
   name?.setAttribute("aria-label", "Book");
+  // A list of references has items.
+  document.querySelectorAll(".citation-list > .citation").forEach(e => e.setAttribute("role", "listitem"));
 });
 // What scrolls by itself can be reached by keyboard; what fits is no tab stop.
 const scrollers = () => document.querySelectorAll("article :is(pre, table, div.math, dt)").forEach(e => {

@@ -70,6 +70,9 @@ def fit(
     before it: PyTorch's global generators are seeded from the settings' seed at every step. At the
     end the caller has them back as they were.
 
+    On a CPU that other programs share, set ``OMP_WAIT_POLICY=passive`` before Python starts:
+    threads that wait then sleep, where they would else keep each other from the work.
+
     Args:
         model: moves to the device and stays there.
         images: (N, C, H, W), floats in [0, 1] or bytes (uint8), which move to the device whole; or
