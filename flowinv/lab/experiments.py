@@ -937,7 +937,10 @@ EXPERIMENTS = Registry(
             about="All ten digits, turned as their class allows, at three prices of entropy",
             data=_turned_digits,
             family="rotation",
-            rows={f"α {alpha:g}": Row("flow", {}, {"alpha": alpha}) for alpha in (0.1, 1.0, 10.0)},
+            rows={
+                f"α {alpha:g}": Row("box_flow", {"half_width": 0.4}, {"alpha": alpha})
+                for alpha in (0.1, 1.0, 10.0)
+            },
             profiles={
                 "ci": Settings(epochs=2, burn_in=1),
                 # The classifier first, then q, which so finds the poses that are another digit's
