@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowinv import metrics
 from flowinv.distributions import wrap
 from flowinv.lab import EXPERIMENTS, trained
 
@@ -93,6 +94,27 @@ def test_a_stored_program_is_its_stored_model(row, digits):
     torch.testing.assert_close(
         torch.tensor(log_density), expected["log_density"], atol=1e-4, rtol=0
     )
+
+
+@torch.no_grad()
+def test_the_page_shows_what_its_prose_says(digits):
+    """The 9's fan leans back as it is turned, the 3's goes round, and a high α costs the 9."""
+    data = play.load("mnist", sample=True)
+    low, middle, high = (trained("play", "reduced", row, data).cpu() for row in ROWS)
+    nine, three = digits[9:10], digits[3:4]
+
+    def lean(model, image):
+        angles = torch.pi * model.q(image).sample((2000,))
+        return torch.rad2deg(torch.atan2(angles.sin().mean(), angles.cos().mean())).item()
+
+    for turn in (-60, 60):
+        turned = middle.family.warp(nine, torch.tensor([[turn / 180]]))
+        assert -turn * lean(middle, turned) > 0 and 15 < abs(lean(middle, turned)) < 75
+    width = {model: metrics.invariance_width(model, nine).item() for model in (low, middle, high)}
+    assert width[low] < width[middle] < width[high]
+    assert 0.4 < width[middle] < 0.65 and metrics.invariance_width(middle, three) > 0.9
+    averaged = [model.predict(nine, 200)[0, 9].exp() for model in (middle, high)]
+    assert averaged[1] < averaged[0]
 
 
 # What the page computes of a digit, by its own files.

@@ -943,8 +943,8 @@ EXPERIMENTS = Registry(
             },
             profiles={
                 "ci": Settings(epochs=2, burn_in=1),
-                # The classifier first, then q, which so finds the poses that are another digit's
-                # in minutes. Smoothed, because a network that is sure of everything costs too much.
+                # The classifier first, then q, which so finds within minutes where a 9 reads as a
+                # 6. Smoothed, because what a network is too sure of no price of entropy outweighs.
                 "reduced": Settings(epochs=7, samples=1, burn_in=2, freeze=True, smoothing=0.1),
             },
             classifier=_five_network,
