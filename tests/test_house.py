@@ -54,7 +54,7 @@ ROOMS = [
 ALONE = ("widgets", "files")
 # What scripts outside the package may import, by folder.
 OUTSIDE = {
-    "book": {"lab", "files", "widgets"},
+    "book": {"lab", "model", "data", "distributions", "files", "plots", "widgets"},
     "benchmarks": {room.split(".")[0] for row in ROOMS for room in row},
 }
 

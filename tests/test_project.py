@@ -34,7 +34,7 @@ def tracked():
 
 def texts():
     for path in tracked():
-        if path.suffix not in (".png", ".npz", ".safetensors", ".webp"):
+        if path.suffix not in (".png", ".npz", ".safetensors", ".webp", ".onnx", ".gz"):
             yield path, path.read_text()
 
 
