@@ -42,7 +42,7 @@ def execute(path: Path) -> None:
             for number, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, number)
             seconds = time.perf_counter() - start
-            for cell in notebook.cells:
+            for cell in list(notebook.cells):
                 if cell.cell_type == "markdown":
                     cell.source = solved(cell.source, client)
     except CellExecutionError as error:
@@ -114,7 +114,9 @@ def solved(markdown: str, client: NotebookClient) -> str:
 
     def run(solution: re.Match) -> str:
         cell = nbformat.v4.new_code_cell(solution[2])
-        client.execute_cell(cell, 0)
+        client.nb.cells.append(cell)  # the client wants it in its place
+        client.execute_cell(cell, len(client.nb.cells) - 1)
+        client.nb.cells.pop()
         printed = "\n\n".join(filter(None, map(shown, cell.outputs)))
         if not printed:
             return solution[1]
