@@ -35,9 +35,8 @@ class Parts(nn.Module):
 
     def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         q = self.model.q(images)
-        score = -q.base.entropy().expand(
-            noise.shape[:-1]
-        )  # it is uniform
+        # The base is uniform.
+        score = -q.base.entropy().expand(noise.shape[:-1])
         T, log_density, _ = q.push(
             Draw(noise, score, torch.ones_like(score))
         )

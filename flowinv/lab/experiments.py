@@ -218,10 +218,11 @@ def _selective_invariance(model: InvariantClassifier, data: Dataset) -> dict:
 
 def _ranges_of_digits(model: InvariantClassifier, data: Dataset) -> dict:
     """Widths by class and accuracies, on test images as the data set has them."""
-    widths = metrics.class_widths(model, *data.test, len(data.classes))
+    images, labels = data.test
+    widths = metrics.class_widths(model, images, labels, len(data.classes))
     return {
         "width_degrees": dict(zip(data.classes, widths)),
-        **accuracies(model, *data.test),
+        **accuracies(model, images, labels),
         **_on_validation(model, data.validation),
     }
 
