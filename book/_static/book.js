@@ -7,7 +7,7 @@ addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".citation-list > .citation").forEach(e => e.setAttribute("role", "listitem"));
 });
 // What scrolls by itself can be reached by keyboard; what fits is no tab stop.
-const scrollers = () => document.querySelectorAll("article :is(pre, table, div.math, dt)").forEach(e => {
+const scrollers = () => document.querySelectorAll("article :is(pre, table, div.math, dt, .pst-scrollable-table-container)").forEach(e => {
   if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible") e.tabIndex = 0;
   else if (e.getAttribute("tabindex") === "0") e.removeAttribute("tabindex");
 });
