@@ -697,7 +697,7 @@ def _in_depth(profile: str) -> Dataset:
 
 
 def _coloured(profile: str) -> Dataset:
-    return known.coloured_digits(sample=True, train=200 if profile == "ci" else None)
+    return known.coloured_digits(sample=True, train=200 if profile == "ci" else 4000)
 
 
 def _ridge(profile: str) -> Dataset:
@@ -713,8 +713,8 @@ RIDGES = Registry("family", **{f"D = {D}": ridges.Beside(D) for D in DIMENSIONS}
 SHAPES = {
     "box": ("instaaug", {}),
     "gaussian": ("gaussian", {}),
-    "couplings": ("coupling_flow", {}),
-    "splines": ("flow", {}),
+    "couplings": ("coupling_flow", {"layers": 6}),
+    "splines": ("flow", {"hidden": 128}),
 }
 
 
@@ -962,15 +962,17 @@ EXPERIMENTS = Registry(
             data=_in_depth,
             family="tilt",
             rows={
-                "augerino": Row("augerino", {"half_width": 0.2}),
-                "instaaug": Row("instaaug", {"half_width": 0.2}),
-                "one for all": Row("box_flow", {"half_width": 0.2, "for_all": True}),
-                "box flow": Row("box_flow", {"half_width": 0.2}),
-                "flow": Row("flow", {"scale": 0.2}),
+                "augerino": Row("augerino"),
+                "instaaug": Row("instaaug"),
+                "one for all": Row("box_flow", {"for_all": True}),
+                "box flow": Row("box_flow"),
+                "flow": Row("flow"),
             },
             # Frozen, as in rotation-discovery, so that what it calls facing does not move.
-            profiles=_only_quick(Settings(epochs=20, burn_in=10, alpha=0.3, freeze=True)),
-            classifier=_five_network,
+            profiles=_only_quick(
+                Settings(epochs=20, burn_in=8, alpha=0.2, guide_lr=8e-3, freeze=True)
+            ),
+            classifier=_mario_network,
             measure=known.measure_cards,
             score="range_error_percent",
             unit="% by which the worse of two ranges is off",
@@ -987,8 +989,8 @@ EXPERIMENTS = Registry(
                 "box flow": Row("box_flow", {"half_width": 0.4}),
                 "flow": Row("flow"),
             },
-            profiles=_only_quick(Settings(epochs=10, burn_in=1)),
-            classifier=_five_network,
+            profiles=_only_quick(Settings(epochs=8, batch_size=32, burn_in=1, guide_lr=6e-3)),
+            classifier=_mario_network,
             measure=known.measure_colours,
             unit="% accuracy on hues that are new",
         ),
@@ -1004,7 +1006,7 @@ EXPERIMENTS = Registry(
             },
             profiles=_only_quick(
                 Settings(
-                    epochs=40,
+                    epochs=25,
                     batch_size=128,
                     burn_in=0,
                     alpha=Schedule(start=100.0, end=1.0, share=0.8),

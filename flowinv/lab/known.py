@@ -1,8 +1,8 @@
 """Data beyond the plane whose right q(T | I) is known: cards turned in depth, coloured digits.
 
-*Cards.* A sprite on a card faces us (one class) as long as pitch and yaw stay within ``FACING``, and
-is turned away (another class) beyond. So of a card that faces us squarely q(T | I) should be that
-box of turns, and of any other the turns that bring it there.
+*Cards.* A sprite on a card faces us (one class) as long as pitch and yaw stay within ``FACING``,
+and is turned away (another class) beyond. So of a card that faces us squarely q(T | I) should be
+that box of turns, and of any other the turns that bring it there.
 
 *Coloured digits.* For five digits the hue means nothing; the others are two classes each, warm and
 cold, by halves of the circle of hues. In training, hues are within 45° of red or of cyan.

@@ -35,7 +35,7 @@ def curve(t: Tensor, c: Tensor, dim: int) -> Tensor:
         tensor([0.6000])
     """
     d = torch.arange(1, dim, device=t.device)
-    omega = pi * (0.5 + (d % 4) / 8)
+    omega = pi * (2 + d % 4) / 8
     return AMPLITUDE * torch.sin(omega * t[..., None] + 2.4 * d + c[..., None])
 
 
