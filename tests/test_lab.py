@@ -202,6 +202,17 @@ def test_the_loss_of_a_ridge_is_the_squared_distance_in_its_width():
     assert torch.allclose(loss, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_a_classifier_that_is_a_formula_lets_q_alone_learn():
+    experiment = EXPERIMENTS["dimensions"]
+    data = experiment.data("ci")
+    model = experiment.build("gaussian, D = 2", "ci", data)
+    settings = experiment.settings("ci", "gaussian, D = 2")
+    (optimizer,) = make_optimizers(model, settings, fused=False)
+    before = [weight.clone() for weight in model.q.parameters()]
+    step(model, [optimizer], *data.train[:8], settings, 1.0)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.q.parameters()))
+
+
 class BestOnRidge(dist.TorchDistribution):
     """q* of a ridge: T_0 is uniform, and the rest Gaussian around the curve."""
 

@@ -697,7 +697,7 @@ def _in_depth(profile: str) -> Dataset:
 
 
 def _coloured(profile: str) -> Dataset:
-    return known.coloured_digits(sample=True, train=200 if profile == "ci" else 4000)
+    return known.coloured_digits(sample=True, train=200 if profile == "ci" else None)
 
 
 def _ridge(profile: str) -> Dataset:
@@ -711,7 +711,7 @@ def _on_ridge(channels: int, classes: int, profile: str) -> nn.Module:
 DIMENSIONS = (2, 4, 6, 8, 16, 32)
 RIDGES = Registry("family", **{f"D = {D}": ridges.Beside(D) for D in DIMENSIONS})
 SHAPES = {
-    "box": ("instaaug", {}),
+    "box": ("box_flow", {"layers": 0}),
     "gaussian": ("gaussian", {}),
     "couplings": ("coupling_flow", {"layers": 6}),
     "splines": ("flow", {"hidden": 128}),
@@ -978,7 +978,7 @@ EXPERIMENTS = Registry(
             unit="% by which the worse of two ranges is off",
         ),
         "colour": Experiment(
-            about="Coloured digits, of which five are other classes in other hues",
+            about="Coloured digits, of which half are other classes in other hues",
             data=_coloured,
             family="hue",
             rows={
@@ -989,7 +989,7 @@ EXPERIMENTS = Registry(
                 "box flow": Row("box_flow", {"half_width": 0.4}),
                 "flow": Row("flow"),
             },
-            profiles=_only_quick(Settings(epochs=8, batch_size=32, burn_in=1, guide_lr=6e-3)),
+            profiles=_only_quick(Settings(epochs=14, burn_in=1, alpha=0.5, samples=1)),
             classifier=_mario_network,
             measure=known.measure_colours,
             unit="% accuracy on hues that are new",
