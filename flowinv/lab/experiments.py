@@ -711,10 +711,11 @@ def _on_ridge(channels: int, classes: int, profile: str) -> nn.Module:
 DIMENSIONS = (2, 4, 6, 8, 16, 32)
 RIDGES = Registry("family", **{f"D = {D}": ridges.Beside(D) for D in DIMENSIONS})
 SHAPES = {
-    "box": ("box_flow", {"layers": 0}),
-    "gaussian": ("gaussian", {}),
-    "couplings": ("coupling_flow", {"layers": 6}),
-    "splines": ("flow", {"hidden": 128}),
+    # At a higher price of entropy a box fills all there is, and its edges, saturated, stay there.
+    "box": ("box_flow", {"layers": 0}, {"alpha": Schedule(start=3.0, end=1.0, share=0.5)}),
+    "gaussian": ("gaussian", {}, {}),
+    "couplings": ("coupling_flow", {"layers": 6}, {}),
+    "splines": ("flow", {"hidden": 128}, {}),
 }
 
 
@@ -1000,9 +1001,9 @@ EXPERIMENTS = Registry(
             family="D = 2",
             families=RIDGES,
             rows={
-                f"{shape}, D = {D}": Row(guide, options, family=f"D = {D}")
+                f"{shape}, D = {D}": Row(guide, options, changes, family=f"D = {D}")
                 for D in DIMENSIONS
-                for shape, (guide, options) in SHAPES.items()
+                for shape, (guide, options, changes) in SHAPES.items()
             },
             profiles=_only_quick(
                 Settings(
