@@ -27,8 +27,10 @@ from flowinv.lab import (
     Job,
     Row,
     RunError,
+    known,
     report,
     results_folder,
+    ridges,
     run,
     runs,
     stored,
@@ -38,6 +40,7 @@ from flowinv.lab import (
 from flowinv.lab.results import store
 from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
 from flowinv.training import CheckpointError, make_optimizers, step
+from flowinv.transforms import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 NAME = "mario-45"  # two epochs of 200 images at ci
@@ -117,6 +120,125 @@ def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(name, modes):
     found = experiment.measure(model, data)
     assert found["range_reached"] > 0.97 and found["share_inside"] > 0.99
     assert found["effective_modes"] == pytest.approx(modes, abs=0.05)
+
+
+def test_the_turn_of_a_card_is_read_off_its_homography():
+    T = 2 * torch.rand(100, 2, dtype=torch.float64) - 1
+    degrees = known.card_turn(FAMILIES["tilt"].matrix(T))
+    assert torch.allclose(degrees, 45 * T, atol=1e-9)
+
+
+def test_the_ideal_range_of_a_card_is_where_it_faces_us():
+    """A q that undoes each card's turn, then takes any within the range, gets full marks.
+
+    Undoing and turning is not quite a turn of a card, so a little of it counts as outside.
+    """
+    experiment = EXPERIMENTS["depth"]
+    data = experiment.data("ci")
+    facing, away = (45 * known.cards(200, 3, facing).T for facing in (1, 0))
+    limit = torch.tensor(known.FACING)
+    assert (facing.abs() <= limit).all() and not (away.abs() <= limit).all(-1).any()
+    model = experiment.build("flow", "ci", data)
+    some = known.cards(200, seed=3, facing=True)
+    number = {image.numpy().tobytes(): i for i, image in enumerate(some.images)}
+
+    def sample(images, shape):
+        found = [number.get(image.cpu().numpy().tobytes()) for image in images]
+        centre = torch.stack([torch.zeros(2) if i is None else -some.T[i] for i in found])
+        u = 2 * torch.rand(*shape, len(images), 2) - 1
+        return (centre + u * limit / 45).clamp(-1, 1)
+
+    model.q = Sampler(2, sample)
+    found = experiment.measure(model, data)
+    assert found["range_error_percent"] < 3
+    model.q = GUIDES["fixed"](model.family, 3)
+    whole = experiment.measure(model, data)
+    assert whole["range_error_percent"] > 100 and whole["share_inside"] < found["share_inside"]
+
+
+def test_a_digits_hue_is_the_one_that_its_class_was_drawn_by():
+    data = EXPERIMENTS["colour"].data("ci")
+    for images, labels, hues in ((s.images, s.labels, s.angles) for s in (data.train, data.test)):
+        brightest = images.flatten(2).amax(-1)  # of each channel: the colour of the strokes
+        by_hand = torch.atan2(
+            3**0.5 * (brightest[:, 1] - brightest[:, 2]),
+            2 * brightest[:, 0] - brightest[:, 1:].sum(-1),
+        ).rad2deg()
+        # An angle in the plane of colours, which differs from the hue by at most 1.2 degrees.
+        assert (180 * wrap((by_hand - hues) / 180)).abs().max() < 1.3
+        warm = (labels >= known.FREE) & (labels < 2 * known.FREE)
+        cold = labels >= 2 * known.FREE
+        assert (hues[warm].abs() < 90).all() and (hues[cold].abs() > 90).all()
+        assert warm.any() and cold.any()
+
+
+def test_the_right_range_of_hues_is_half_the_circle_where_hue_is_the_class():
+    experiment = EXPERIMENTS["colour"]
+    data = experiment.data("ci")
+    number = {image.numpy().tobytes(): i for i, image in enumerate(data.test.images)}
+
+    def sample(images, shape):
+        found = torch.tensor([number[image.cpu().numpy().tobytes()] for image in images])
+        labels, hues = data.test.labels[found], data.test.angles[found]
+        pole = torch.where(labels >= 2 * known.FREE, 180.0, 0.0)
+        width = torch.where(labels < known.FREE, 180.0, 90.0)
+        u = 2 * torch.rand(*shape, len(images)) - 1
+        return wrap((pole - hues + width * u) / 180).unsqueeze(-1)
+
+    model = experiment.build("flow", "ci", data)
+    model.q = Sampler(1, sample)
+    found = experiment.measure(model, data)
+    assert found["share_inside"] > 0.999
+    assert found["half_width_degrees"] == pytest.approx({"free": 175, "bound": 88.5}, abs=2)
+
+
+def test_the_loss_of_a_ridge_is_the_squared_distance_in_its_width():
+    images, c = ridges.pictures(50, seed=0)
+    T = 2 * torch.rand(50, 6) - 1
+    T[0, 1:] = ridges.curve(T[0, 0], c[0], 6) + 1e-3
+    logits = ridges.OnRidge()(ridges.Beside(6).warp(images, T))
+    loss = torch.nn.functional.cross_entropy(logits, torch.zeros(50).long(), reduction="none")
+    expected = ridges.squared_distance(T, c) / (2 * ridges.SIGMA**2)
+    assert torch.allclose(loss, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_classifier_that_is_a_formula_lets_q_alone_learn():
+    experiment = EXPERIMENTS["dimensions"]
+    data = experiment.data("ci")
+    model = experiment.build("gaussian, D = 2", "ci", data)
+    settings = experiment.settings("ci", "gaussian, D = 2")
+    (optimizer,) = make_optimizers(model, settings, fused=False)
+    before = [weight.clone() for weight in model.q.parameters()]
+    step(model, [optimizer], *data.train[:8], settings, 1.0)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.q.parameters()))
+
+
+class BestOnRidge(dist.TorchDistribution):
+    """q* of a ridge: T_0 is uniform, and the rest Gaussian around the curve."""
+
+    def __init__(self, c, dim):
+        self.c = c
+        super().__init__(c.shape, torch.Size([dim]), validate_args=False)
+
+    has_rsample = True
+
+    def rsample(self, shape=()):
+        t = 2 * torch.rand(*shape, *self.batch_shape) - 1
+        g = ridges.curve(t, self.c, *self.event_shape)
+        return torch.cat([t[..., None], g + ridges.SIGMA * torch.randn_like(g)], -1)
+
+    def log_prob(self, T):
+        g = ridges.curve(T[..., 0], self.c, *self.event_shape)
+        return dist.Normal(g, ridges.SIGMA).log_prob(T[..., 1:]).sum(-1) - math.log(2)
+
+
+@pytest.mark.parametrize("dim", [2, 6, 32])
+def test_the_best_q_of_a_ridge_covers_it_and_has_no_divergence(dim):
+    _, c = ridges.pictures(20, seed=0)
+    found = ridges.quality(BestOnRidge(c, dim), c)
+    assert found["on_ridge"] == pytest.approx(0.995, abs=0.003)
+    assert found["coverage"] == 1 and found["kl_nats"] == pytest.approx(0, abs=1e-3)
+    assert found["entropy_deviation"] == pytest.approx(((dim - 1) / 2) ** 0.5, rel=0.1)
 
 
 def test_a_rotation_has_no_rotation_error_and_a_box_has():

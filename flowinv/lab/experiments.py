@@ -31,10 +31,11 @@ from ..networks import (
     PreActResNet18,
     Pretrained,
 )
-from ..training import Cosine, Settings, Steps, pick_device
+from ..training import Cosine, Schedule, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
-from ..transforms import FAMILIES
+from ..transforms import FAMILIES, Family
+from . import known, ridges
 
 
 class Row(NamedTuple):
@@ -76,6 +77,7 @@ class Experiment:
         judge: the images that the trials are judged by, as the measure calls them: "validation", or
             "validation_turned" where the measure turns them as their class allows.
         chosen: by those trials, at each profile: the settings of a row.
+        families: where their names are looked up.
     """
 
     about: str
@@ -93,6 +95,7 @@ class Experiment:
     alphas: tuple[float, ...] = ()
     judge: str = "validation"
     chosen: dict[str, dict[str, dict]] = field(default_factory=dict)
+    families: Registry[Family] = field(default_factory=lambda: FAMILIES)
 
     def __post_init__(self):
         # So that a name that is not there is refused with those that are.
@@ -112,7 +115,7 @@ class Experiment:
             ValueError: there is no such row.
         """
         guide, options, *_ = self.rows[row]
-        family = FAMILIES[self.family_of(row)]
+        family = self.families[self.family_of(row)]
         channels = data.train.images.shape[1]
         with seeded(seed):
             classifier = self.classifier(channels, len(data.classes), profile)
@@ -661,6 +664,11 @@ def _profiles(quick: Settings, full: Settings, **more: Settings) -> dict[str, Se
     return {"ci": replace(quick, epochs=2, burn_in=1), "quick": quick, "full": full, **more}
 
 
+def _only_quick(quick: Settings) -> dict[str, Settings]:
+    """``ci`` is ``quick`` cut short."""
+    return {"ci": replace(quick, epochs=2, burn_in=min(1, quick.burn_in)), "quick": quick}
+
+
 def _ranges(about: str, degrees: float, modes: int, profiles: dict, **more) -> Experiment:
     """An experiment on Mario-Iggy whose result is how far q reaches."""
     usual: dict[str, Any] = {
@@ -777,6 +785,33 @@ def _what_looks(
         controls=(),
         alphas=(),
     )
+
+
+def _in_depth(profile: str) -> Dataset:
+    return known.in_depth(200, 100) if profile == "ci" else known.in_depth(4000, 1000)
+
+
+def _coloured(profile: str) -> Dataset:
+    return known.coloured_digits(sample=True, train=200 if profile == "ci" else None)
+
+
+def _ridge(profile: str) -> Dataset:
+    return ridges.ridge_data(256 if profile == "ci" else 4096, 64)
+
+
+def _on_ridge(channels: int, classes: int, profile: str) -> nn.Module:
+    return ridges.OnRidge()
+
+
+DIMENSIONS = (2, 4, 6, 8, 16, 32)
+RIDGES = Registry("family", **{f"D = {D}": ridges.Beside(D) for D in DIMENSIONS})
+SHAPES = {
+    # At a higher price of entropy a box fills all there is, and its edges, saturated, stay there.
+    "box": ("box_flow", {"layers": 0}, {"alpha": Schedule(start=3.0, end=1.0, share=0.5)}),
+    "gaussian": ("gaussian", {}, {}),
+    "couplings": ("coupling_flow", {"layers": 6}, {}),
+    "splines": ("flow", {"hidden": 128}, {}),
+}
 
 
 LEARNED = ("augerino", "instaaug", "one for all", "box flow", "flow")  # each has its α
@@ -1038,6 +1073,67 @@ EXPERIMENTS = Registry(
             partial(FixupResNet, depth=8, planes=16),
             reduced=replace(RESNET_REDUCED, epochs=16, burn_in=8, alpha=0.1),
         ),
+        "depth": Experiment(
+            about="Sprites on cards that turn in depth: how far they may and still face us",
+            data=_in_depth,
+            family="tilt",
+            rows={
+                "augerino": Row("augerino"),
+                "instaaug": Row("instaaug"),
+                "one for all": Row("box_flow", {"for_all": True}),
+                "box flow": Row("box_flow"),
+                "flow": Row("flow"),
+            },
+            # Frozen, as in rotation-discovery, so that what it calls facing does not move.
+            profiles=_only_quick(
+                Settings(epochs=20, burn_in=8, alpha=0.2, guide_lr=8e-3, freeze=True)
+            ),
+            classifier=_mario_network,
+            measure=known.measure_cards,
+            score="range_error_percent",
+            unit="% by which the worse of two ranges is off",
+        ),
+        "colour": Experiment(
+            about="Coloured digits, of which half are other classes in other hues",
+            data=_coloured,
+            family="hue",
+            rows={
+                "none": NONE,
+                "augerino": Row("augerino", {"half_width": 0.4}),
+                "instaaug": Row("instaaug", {"half_width": 0.4}),
+                "one for all": Row("box_flow", {"half_width": 0.4, "for_all": True}),
+                "box flow": Row("box_flow", {"half_width": 0.4}),
+                "flow": Row("flow"),
+            },
+            profiles=_only_quick(Settings(epochs=14, burn_in=1, alpha=0.5, samples=1)),
+            classifier=_mario_network,
+            measure=known.measure_colours,
+            unit="% accuracy on hues that are new",
+        ),
+        "dimensions": Experiment(
+            about="A curve in a box of D dimensions: does q stay on it, and cover it",
+            data=_ridge,
+            family="D = 2",
+            families=RIDGES,
+            rows={
+                f"{shape}, D = {D}": Row(guide, options, changes, family=f"D = {D}")
+                for D in DIMENSIONS
+                for shape, (guide, options, changes) in SHAPES.items()
+            },
+            profiles=_only_quick(
+                Settings(
+                    epochs=25,
+                    batch_size=128,
+                    burn_in=0,
+                    alpha=Schedule(start=100.0, end=1.0, share=0.8),
+                )
+            ),
+            classifier=_on_ridge,
+            measure=ridges.measure,
+            score="on_ridge",
+            unit="share of q on the curve",
+            original=False,
+        ),
         # The flow of mnist-selective, with one choice changed at a time.
         "design": _selective(
             "mnist-selective in half the epochs, one choice of the flow's design changed at a time",
@@ -1163,6 +1259,22 @@ EXPERIMENTS = Registry(
                 "LILA": "84.2 ± 0.8",
                 "flow": "86.8 ± 0.4",
             },
+        ),
+        "cifar10-families": Experiment(
+            about="CIFAR-10, ResNet-8-16: the paper's flow over families beyond the plane",
+            data=_cifar10,
+            family="affine",
+            rows={
+                "none": NONE,
+                "affine": Row("coupling_flow", {"scale": 0.1}),
+                "projective": Row("coupling_flow", {"scale": 0.1}, family="projective"),
+                "colour": Row("coupling_flow", {"scale": 0.1}, family="colour"),
+                "affine × colour": Row("coupling_flow", {"scale": 0.1}, family="affine_colour"),
+            },
+            profiles={"ci": Settings(epochs=2, burn_in=1), "reduced": RESNET_REDUCED},
+            classifier=_resnet,
+            measure=partial(_classification, 0.1),
+            original=False,
         ),
         "cifar10-13layer": _classifies(
             "CIFAR-10, 13-layer network (an eighth of its width but at full)",

@@ -308,7 +308,7 @@ def _loss(
 def make_optimizers(
     model: InvariantClassifier, settings: Settings, fused: bool
 ) -> list[torch.optim.Optimizer]:
-    """The classifier's and, if it has anything to learn, that of q(T | I).
+    """The classifier's and that of q(T | I), of each that has anything to learn.
 
     Args:
         model: with parameters on the device of training.
@@ -318,7 +318,9 @@ def make_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     weights = list(model.classifier.parameters())
     options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": fused}
-    if settings.optimizer == "sgd":
+    if not weights:  # a formula
+        pass
+    elif settings.optimizer == "sgd":
         optimizers.append(torch.optim.SGD(weights, settings.lr, momentum=0.9, **options))
     else:
         optimizers.append(torch.optim.AdamW(weights, settings.lr, **options))

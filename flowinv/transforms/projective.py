@@ -34,6 +34,9 @@ class Projective(MatrixFamily):
     turns what one sees counter-clockwise, as a rotation does. The roll comes first, so its circle
     closes whatever the tilt is. Inverses and products of these maps are homographies, too.
 
+    Args:
+        roll: whether the card rolls; without, T = (pitch, yaw).
+
     Example:
         >>> Projective().matrix(torch.tensor([0.0, 1.0, 0.0]))  # by 45° to the right
         tensor([[ 1.4142,  0.0000,  0.0000],
@@ -41,12 +44,13 @@ class Projective(MatrixFamily):
                 [-0.3333,  0.0000,  1.0000]])
     """
 
-    names = ("pitch", "yaw", "roll")
-    periodic = (False, False, True)
+    def __init__(self, roll: bool = True):
+        self.names = ("pitch", "yaw", "roll") if roll else ("pitch", "yaw")
+        self.periodic = (False, False, True)[: self.dim]
 
     def matrix(self, T: Tensor) -> Tensor:
         a, b = (TILT * T[..., :2]).unbind(-1)
-        theta = pi * T[..., 2]
+        theta = pi * T[..., 2] if self.dim == 3 else torch.zeros_like(a)
         zero = torch.zeros_like(theta)
         one = torch.ones_like(theta)
         cos = torch.cos(theta)

@@ -37,8 +37,10 @@ FAMILIES: Registry[Family] = Registry(
     rotation_discovery=_family("b", "d"),
     crop=Crop(),
     projective=Projective(),
+    tilt=Projective(roll=False),
     elastic=Elastic(4),
     colour=COLOUR,
+    hue=Colour("hue"),
     tone=Colour("brightness", "contrast", "gamma"),  # of grey images, too
     affine_colour=Product(AFFINE, COLOUR),
 )

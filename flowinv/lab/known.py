@@ -1,0 +1,229 @@
+"""Data beyond the plane whose right q(T | I) is known: cards turned in depth, coloured digits.
+
+*Cards.* A sprite on a card faces us (one class) as long as pitch and yaw stay within ``FACING``,
+and is turned away (another class) beyond. So of a card that faces us squarely q(T | I) should be
+that box of turns, and of any other the turns that bring it there.
+
+*Coloured digits.* For 0, 1 and 2 the hue means nothing; 3, 4 and 5 are two classes each, warm and
+cold, by halves of the circle of hues. In training, hues are within 45° of red or of cyan.
+"""
+
+from math import pi
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import metrics
+from ..alignment import mean_shift
+from ..data import Dataset, Split, load, mario_iggy
+from ..distributions import wrap
+from ..model import InvariantClassifier
+from ..transforms import FAMILIES
+from ..transforms.projective import DISTANCE, TILT
+
+# Pitch and yaw, in degrees: how far a card may turn and still face us, and how far at all.
+FACING = (20.0, 30.0)
+MOST = 180 * TILT / pi
+
+
+class Cards(NamedTuple):
+    """Cards (N, 3, 32, 32), their classes (N,) and turns T (N, 2), as ``tilt`` has them."""
+
+    images: Tensor
+    labels: Tensor
+    T: Tensor
+
+
+def cards(number: int, seed: int, facing: bool | None = None) -> Cards:
+    """So many cards, turned by the family ``tilt``: half of them face us, or all, or none.
+
+    Those that do are uniform in the box of ``FACING``. Of the others one turn, chosen by lot, is
+    beyond it, and the other is anything.
+
+    Args:
+        number: how many.
+        seed: fixes them all.
+        facing: whether all do; None for half.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    uniform = 2 * torch.rand(number, 2, generator=generator) - 1
+    limit = torch.tensor(FACING) / MOST
+    beyond = uniform.sign() * (limit + (1 - limit) * uniform.abs())
+    lot = torch.arange(2) == torch.randint(2, (number, 1), generator=generator)
+    away = torch.where(lot, beyond, uniform)
+    faces = torch.rand(number, generator=generator) < 0.5
+    if facing is not None:
+        faces = torch.full_like(faces, facing)
+    T = torch.where(faces[:, None], limit * uniform, away)
+    sprite = torch.arange(number) % 2
+    images = FAMILIES["tilt"].warp(blank_cards()[sprite], T)
+    return Cards(images, 2 * sprite + (~faces).long(), T)
+
+
+def blank_cards() -> Tensor:
+    """This project's two sprites, each on a grey card that faces us squarely: (2, 3, 32, 32)."""
+    images, labels = mario_iggy(1e-9, train=40, test=1, sample=True).train
+    sprites = torch.stack([images[labels == label][0] for label in (0, 2)])
+    card = torch.zeros(3, 32, 32)
+    card[:, 3:-3, 3:-3] = 0.35
+    smaller = F.interpolate(sprites, size=20, mode="area")
+    return torch.maximum(card, F.pad(smaller, (6, 6, 6, 6)))
+
+
+def in_depth(train: int, test: int) -> Dataset:
+    """Cards that face us, and cards that are turned away, of two sprites: four classes."""
+    classes = [f"{name}, {way}" for name in ("rocket", "fir") for way in ("facing", "away")]
+    drawn = {}
+    for name, number, seed in (("train", train, 0), ("test", test, 1), ("validation", 0, 2)):
+        images, labels, _ = cards(number, seed)
+        drawn[name] = Split(images, labels)
+    return Dataset("Two sprites turned in depth", tuple(classes), **drawn)
+
+
+def card_turn(M: Tensor) -> Tensor:
+    """Pitch and yaw of a card, in degrees, (…, 2), for homographies (…, 3, 3).
+
+    Exact for the maps of ``tilt``. Of a product of two, which need not be such a map, it is read
+    off the perspective, the last row.
+
+    Example:
+        >>> T = torch.tensor([0.4, -0.8])
+        >>> card_turn(FAMILIES["tilt"].matrix(T)).round()
+        tensor([ 18., -36.])
+    """
+    _, _, (x, y, w) = (row.unbind(-1) for row in M.unbind(-2))
+    pitch = torch.atan(DISTANCE * y / w)
+    yaw = torch.atan(-DISTANCE * pitch.cos() * x / w)
+    return torch.stack([pitch, yaw], -1).rad2deg()
+
+
+def displacement(M: Tensor) -> Tensor:
+    """By how many pixels of 32 homographies (…, 3, 3) move the corners of a card, mean: (…)."""
+    x = torch.tensor([-0.8, -0.8, 0.8, 0.8])
+    y = torch.tensor([-0.8, 0.8, -0.8, 0.8])
+    corners = torch.stack([x, y, torch.ones(4)]).to(M)
+    there = M @ corners
+    moved = there[..., :2, :] / there[..., 2:, :].clamp(min=1e-3) - corners[:2]
+    return 16 * moved.norm(dim=-2).mean(-1)
+
+
+@torch.no_grad()
+def measure_cards(model: InvariantClassifier, data: Dataset) -> dict:
+    """How far q turns cards that face us, against how far it may; what mean-shift makes of them.
+
+    Returns:
+        ``range_degrees``: of q for cards that face us squarely, by name; 99% of the samples are
+        within. ``range_error_percent``: the larger distance of these from the truth.
+        ``share_inside``: of q, over cards turned within their range, that stays in it.
+        Displacements of the corners before and after 15 steps of mean-shift, in pixels, and tilts,
+        in degrees, medians of 200 cards.
+    """
+    upright = blank_cards().to(model.device)
+    T = model.q(upright).sample((4000,)).cpu()
+    family = model.family
+    reach = metrics.half_width(T, periodic=False).mean(0) * MOST
+    truth = 0.99 * T.new_tensor(FACING)
+
+    images, _, turned = cards(200, seed=3, facing=True)
+    images = images.to(model.device)
+    M = family.matrix(turned)
+    S = model.q(images).sample((200,)).cpu()
+    after = card_turn(M @ family.matrix(S)).abs()
+    inside = (after <= after.new_tensor(FACING)).all(-1)
+    shifted = M @ mean_shift(model, images, 15, 0.3).matrices[-1].cpu()
+    found = {
+        "range_degrees": dict(zip(family.names, reach.tolist())),
+        "range_error_percent": (100 * (reach / truth - 1)).abs().max().item(),
+        "share_inside": inside.double().mean().item(),
+    }
+    for when, maps in (("before", M), ("after", shifted)):
+        tilt = card_turn(maps).norm(dim=-1)
+        found[f"pixels_{when}"] = displacement(maps).median().item()
+        found[f"tilt_degrees_{when}"] = tilt.median().item()
+    images, labels = data.test
+    return found | {
+        "accuracy_plain": 100 * metrics.accuracy(model, images, labels, 0),
+        "accuracy_averaged": 100 * metrics.accuracy(model, images, labels, 20),
+    }
+
+
+FREE = 3  # digits below it may have any hue; as many others are bound to one
+POLE = 45.0  # how far hues in training are from red or cyan, in degrees
+
+
+def coloured(images: Tensor, degrees: Tensor) -> Tensor:
+    """Grey images (B, 1, H, W) in colours of the hues (B,), 0° being red: (B, 3, H, W)."""
+    red = torch.cat([images, torch.zeros_like(images), torch.zeros_like(images)], 1)
+    return FAMILIES["hue"].warp(red, wrap(degrees / 180)[:, None])
+
+
+def coloured_digits(sample: bool, train: int | None = None, test: int = 1000) -> Dataset:
+    """MNIST in colours: digits below ``FREE``, and as many others warm and cold: nine classes.
+
+    In the test digits below ``FREE`` have any hue, and the others one within 80° of their pole.
+
+    Args:
+        sample: take the embedded sample.
+        train: how many training images; None for all.
+        test: how many test images.
+    """
+    data = load("mnist", sample=sample).joined().only(list(range(2 * FREE)))
+    data = data.first(train or len(data.train), test)
+    generator = torch.Generator().manual_seed(0)
+
+    def dyed(split: Split, pole: float, free: float) -> Split:
+        images, labels = split
+        cold = torch.rand(len(split), generator=generator) < 0.5
+        u = 2 * torch.rand(len(split), generator=generator) - 1
+        away = torch.where(labels < FREE, free, pole) * u
+        hues = 180 * wrap((180 * cold + away) / 180)
+        labels = labels + len(data.classes) // 2 * (cold & (labels >= FREE))
+        return Split(coloured(images, hues), labels, hues)
+
+    warm = [f"{name} warm" for name in data.classes[FREE:]]
+    cold = [f"{name} cold" for name in data.classes[FREE:]]
+    return Dataset(
+        f"{data.title}, coloured",
+        (*data.classes[:FREE], *warm, *cold),
+        train=dyed(data.train, POLE, POLE),
+        validation=dyed(data.validation, POLE, POLE),
+        test=dyed(data.test, 80.0, 180.0),
+    )
+
+
+@torch.no_grad()
+def measure_colours(model: InvariantClassifier, data: Dataset) -> dict:
+    """How far q turns hues where they mean nothing and where they are the class; accuracies.
+
+    Returns:
+        ``half_width_degrees`` of both groups, ``free`` and ``bound``: medians. ``share_inside`` of
+        the bound: of q, that keeps the class. Both over images whose hue is one that training has
+        shown. Accuracies, plain and averaged, of all and of each, in any hue.
+    """
+    images, labels = data.test
+    hues = data.test.angles
+    assert hues is not None
+    parts = []
+    for part in images.split(250):
+        parts.append(model.q(part.to(model.device)).sample((400,))[..., 0].cpu())
+    T = torch.cat(parts, 1)
+    width = 180 * metrics.half_width(T, periodic=True)
+    bound = labels >= FREE
+    pole = torch.where(labels >= 2 * FREE, 180.0, 0.0)
+    after = 180 * wrap((hues + 180 * T - pole) / 180)
+    seen = wrap(hues / 90).abs() <= POLE / 90  # from the nearer pole
+    found = {
+        "half_width_degrees": {
+            "free": width[seen & ~bound].median().item(),
+            "bound": width[seen & bound].median().item(),
+        },
+        "share_inside": (after.abs() <= 90)[:, seen & bound].double().mean().item(),
+    }
+    for way, samples in (("plain", 0), ("averaged", 20)):
+        right = (model.predict(images, samples).argmax(-1).cpu() == labels).double()
+        found[f"accuracy_{way}"] = 100 * right.mean().item()
+        found[f"accuracy_{way}_free"] = 100 * right[~bound].mean().item()
+        found[f"accuracy_{way}_bound"] = 100 * right[bound].mean().item()
+    return found
