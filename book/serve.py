@@ -14,7 +14,7 @@ BUILD = ROOT / "_build"
 SOURCES = ["_config.yml", "_toc.yml", "book", "flowinv"]
 RELOAD = b"""<script>setInterval(async () => {
   const now = await (await fetch("/number")).text();
-  if (now !== (window.then ??= now)) location.reload();
+  if (now !== (window.rendering ??= now)) location.reload();
 }, 1000)</script>"""
 number = 0  # of the rendering that is there
 
