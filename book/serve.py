@@ -56,15 +56,9 @@ def render() -> None:
     (BUILD / "source").mkdir(parents=True, exist_ok=True)
     copied = [ROOT / name for name in SOURCES[:3]]
     subprocess.run(["cp", "-rp", *copied, BUILD / "source"], check=True)
-    command = [
-        "jupyter_book.cli.main",
-        "build",
-        "--quiet",
-        "--path-output",
-        ROOT,
-        BUILD / "source",
-    ]
-    subprocess.run([sys.executable, "-m", *command])
+    program = Path(sys.executable).parent / "jupyter-book"
+    command = [program, "build", "--quiet", "--path-output", ROOT]
+    subprocess.run([*command, BUILD / "source"])
 
 
 if __name__ == "__main__":
