@@ -14,7 +14,7 @@ BUILD = ROOT / "_build"
 SOURCES = ["_config.yml", "_toc.yml", "book", "flowinv"]
 RELOAD = b"""<script>setInterval(async () => {
   const now = await (await fetch("/number")).text();
-  if (now !== (window.then ??= now)) location.reload();
+  if (now !== (window.rendering ??= now)) location.reload();
 }, 1000)</script>"""
 number = 0  # of the rendering that is there
 
@@ -56,15 +56,9 @@ def render() -> None:
     (BUILD / "source").mkdir(parents=True, exist_ok=True)
     copied = [ROOT / name for name in SOURCES[:3]]
     subprocess.run(["cp", "-rp", *copied, BUILD / "source"], check=True)
-    command = [
-        "jupyter_book.cli.main",
-        "build",
-        "--quiet",
-        "--path-output",
-        ROOT,
-        BUILD / "source",
-    ]
-    subprocess.run([sys.executable, "-m", *command])
+    program = Path(sys.executable).parent / "jupyter-book"
+    command = [program, "build", "--quiet", "--path-output", ROOT]
+    subprocess.run([*command, BUILD / "source"])
 
 
 if __name__ == "__main__":
