@@ -26,8 +26,9 @@ from flowinv.widgets import few_colours
 
 
 def execute(path: Path) -> None:
-    # Kernels' threads that wait sleep, as the Makefile says why.
+    # Threads that wait sleep, and nothing shows progress: the Makefile says why.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
     client = NotebookClient(

@@ -73,6 +73,9 @@ def imports(path: Path) -> set[str]:
             module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
             if module == "flowinv":
                 found |= {alias.name for alias in node.names}
+            elif node.level and not node.module:  # of the same room, by name
+                room = module.removeprefix("flowinv.")
+                found |= {f"{room}.{alias.name}" for alias in node.names}
             elif module.startswith("flowinv."):
                 found.add(module.removeprefix("flowinv."))
         if isinstance(node, ast.Import):
