@@ -35,7 +35,8 @@ from ..training import Cosine, Schedule, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
 from ..transforms import FAMILIES, Family
-from . import known, ridges
+from .known import coloured_digits, in_depth, measure_cards, measure_colours
+from .ridges import Beside, OnRidge, measure_ridge, ridge_data
 
 
 class Row(NamedTuple):
@@ -95,7 +96,7 @@ class Experiment:
     alphas: tuple[float, ...] = ()
     judge: str = "validation"
     chosen: dict[str, dict[str, dict]] = field(default_factory=dict)
-    families: Registry[Family] = field(default_factory=lambda: FAMILIES)
+    families: Registry = field(default_factory=lambda: FAMILIES)
 
     def __post_init__(self):
         # So that a name that is not there is refused with those that are.
@@ -788,23 +789,23 @@ def _what_looks(
 
 
 def _in_depth(profile: str) -> Dataset:
-    return known.in_depth(200, 100) if profile == "ci" else known.in_depth(4000, 1000)
+    return in_depth(200, 100) if profile == "ci" else in_depth(4000, 1000)
 
 
 def _coloured(profile: str) -> Dataset:
-    return known.coloured_digits(sample=True, train=200 if profile == "ci" else None)
+    return coloured_digits(sample=True, train=200 if profile == "ci" else None)
 
 
 def _ridge(profile: str) -> Dataset:
-    return ridges.ridge_data(256 if profile == "ci" else 4096, 64)
+    return ridge_data(256 if profile == "ci" else 4096, 64)
 
 
 def _on_ridge(channels: int, classes: int, profile: str) -> nn.Module:
-    return ridges.OnRidge()
+    return OnRidge()
 
 
 DIMENSIONS = (2, 4, 6, 8, 16, 32)
-RIDGES = Registry("family", **{f"D = {D}": ridges.Beside(D) for D in DIMENSIONS})
+RIDGES = Registry("family", **{f"D = {D}": Beside(D) for D in DIMENSIONS})
 SHAPES = {
     # At a higher price of entropy a box fills all there is, and its edges, saturated, stay there.
     "box": ("box_flow", {"layers": 0}, {"alpha": Schedule(start=3.0, end=1.0, share=0.5)}),
@@ -1089,7 +1090,7 @@ EXPERIMENTS = Registry(
                 Settings(epochs=20, burn_in=8, alpha=0.2, guide_lr=8e-3, freeze=True)
             ),
             classifier=_mario_network,
-            measure=known.measure_cards,
+            measure=measure_cards,
             score="range_error_percent",
             unit="% by which the worse of two ranges is off",
         ),
@@ -1107,7 +1108,7 @@ EXPERIMENTS = Registry(
             },
             profiles=_only_quick(Settings(epochs=14, burn_in=1, alpha=0.5, samples=1)),
             classifier=_mario_network,
-            measure=known.measure_colours,
+            measure=measure_colours,
             unit="% accuracy on hues that are new",
         ),
         "dimensions": Experiment(
@@ -1129,7 +1130,7 @@ EXPERIMENTS = Registry(
                 )
             ),
             classifier=_on_ridge,
-            measure=ridges.measure,
+            measure=measure_ridge,
             score="on_ridge",
             unit="share of q on the curve",
             original=False,

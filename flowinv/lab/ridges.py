@@ -147,7 +147,7 @@ def quality(q: TorchDistribution, c: Tensor, samples: int = 1000, bins: int = 20
     }
 
 
-def measure(model: InvariantClassifier, data: Dataset) -> dict:
+def measure_ridge(model: InvariantClassifier, data: Dataset) -> dict:
     """The quality of the model's q on the test pictures."""
     images = data.test.images.to(model.device)
     return quality(model.q(images), phases(images))
