@@ -34,7 +34,7 @@ from ..networks import (
 from ..training import Cosine, Schedule, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
-from ..transforms import FAMILIES, Family
+from ..transforms import FAMILIES
 from .known import coloured_digits, in_depth, measure_cards, measure_colours
 from .ridges import Beside, OnRidge, measure_ridge, ridge_data
 
