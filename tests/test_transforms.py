@@ -274,6 +274,7 @@ def test_an_affine_angle_closes_the_circle_only_alone():
     } == {
         "rotation": ["rotation"],
         "projective": ["roll"],
+        "hue": ["hue"],
         "colour": ["hue"],
         "affine_colour": ["hue"],
     }

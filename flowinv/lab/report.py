@@ -109,7 +109,7 @@ def _anatomy(experiment: Experiment, profile: str, entries: list[dict]) -> list[
     rows = []
     for row in experiment.rows:
         own = [entry["metrics"] for entry in entries if entry["row"] == row]
-        if own and "information_nats" in own[0]:
+        if own and all(key in own[0] for key, *_ in ANATOMY):
             cells = [f"{Spread.of([m[key] for m in own]):.{digits}f}" for key, _, digits in ANATOMY]
             rows.append([row, *cells])
     if not rows:
