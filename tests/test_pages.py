@@ -299,8 +299,15 @@ def test_every_slider_has_a_name_and_moves_pictures_without_a_kernel(seen):
 
 
 def test_pages_come_quickly_on_a_slow_line(seen):
-    """At 1.6 Mbit/s the first paint waits 1.5 s for styles and scripts; all comes in 8."""
-    assert not wrong(seen, lambda log: log["blocking"] > 1.5 * LINE or log["bytes"] > 1.5e6)
+    """At 1.6 Mbit/s the first paint waits 1.5 s for styles and scripts; all comes in 8.
+
+    But for the networks of the page to play with, and what runs them, which come when it stands.
+    """
+    play = "book/play.html"
+    pages = {way: log for way, log in seen.items() if way[0] != play}
+    assert not wrong(seen, lambda log: log["blocking"] > 1.5 * LINE)
+    assert not wrong(pages, lambda log: log["bytes"] > 1.5e6)
+    assert all(log["bytes"] < 5e6 for way, log in seen.items() if way[0] == play)
 
 
 def test_every_page_says_what_it_is(address):
