@@ -75,11 +75,7 @@ def execute(path: Path) -> None:
                 sys.exit(
                     f"{path}: cell {number} writes to stderr; the file is as it was\n{text}"
                 )
-            for place in (os.getcwd(), str(Path.home()), sys.prefix):
-                if place in text:
-                    sys.exit(
-                        f"{path}: cell {number} shows the path {place}; the file is as it was"
-                    )
+            refuse_places(text, f"{path}: cell {number}")
             if '<div class="frames">' in output.get("data", {}).get(
                 "text/html", ""
             ):
@@ -138,7 +134,17 @@ def shown(output) -> str:
     text = output.get("text") or data.get("text/plain", "")
     if "image/png" in data or not text.strip():
         return ""
+    refuse_places(text, "a solution")
     return f"```text\n{text.rstrip()}\n```"
+
+
+def refuse_places(text: str, where: str) -> None:
+    """End if a text shows a path of the machine."""
+    for place in (os.getcwd(), str(Path.home()), sys.prefix):
+        if place in text:
+            sys.exit(
+                f"{where} shows the path {place}; the file is as it was"
+            )
 
 
 def alternative(cell) -> str:

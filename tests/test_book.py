@@ -109,3 +109,34 @@ def test_the_python_on_a_page_runs(page):
     }
     exec(code, names)
     assert isinstance(names["model"].predict(torch.rand(2, 1, 28, 28)), torch.Tensor)
+
+
+SOLUTION = """<details>
+<summary>Solution</summary>
+
+```python
+print(2 * x)
+```
+
+Twice as much.
+
+</details>"""
+
+
+def test_a_solution_shows_what_its_code_prints_and_the_rest_stays(tmp_path):
+    """Run after the page, and however often."""
+    cell = nbformat.v4.new_markdown_cell
+    code = nbformat.v4.new_code_cell("x = 21")
+    path = tmp_path / "chapter.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell("# Title"), code, cell(SOLUTION)]), path)
+
+    def executed():
+        command = [sys.executable, ROOT / "book" / "execute.py", path]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        return nbformat.read(path, 4).cells
+
+    title, ran, solution = executed()
+    assert title.source == "# Title" and ran.source == "x = 21"
+    printed = "```\n\n<!-- It prints -->\n\n```text\n42\n```\n\n<!-- Printed -->\n"
+    assert solution.source == SOLUTION.replace("```\n\nTwice", f"{printed}\nTwice")
+    assert [cell.source for cell in executed()] == ["# Title", "x = 21", solution.source]

@@ -11,9 +11,8 @@ from math import log
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet18
-from torchvision.transforms.v2.functional import resize
 
 from .. import metrics
 from ..alignment import canonical, confidence, energy, logits_of, mean_shift, poses
@@ -500,6 +499,14 @@ DIGITS_DIAL = (4, 7, 2, 3, 5)
 PHOTOS_DIAL = (0, 1, 8, 9, 2, 3, 4, 5, 6, 7)  # what people build, then animals
 
 
+def _some_on_their_head(
+    images: Tensor, two_faced: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """About half of the images that are two-faced (B,) turned by exactly 180°, and which."""
+    on_head = two_faced & (torch.rand(len(images), generator=generator) < 0.5)
+    return torch.where(on_head[:, None, None, None], images.rot90(2, (-2, -1)), images), on_head
+
+
 def _dial(name: str, classes: Sequence[int], two_faced: int, profile: str) -> Dataset:
     """Images as they are, or exactly on their head where that is a class of its own.
 
@@ -515,8 +522,7 @@ def _dial(name: str, classes: Sequence[int], two_faced: int, profile: str) -> Da
 
     def posed(split: Split) -> Split:
         images, labels = split
-        on_head = (labels < two_faced) & (torch.rand(len(split), generator=generator) < 0.5)
-        images = torch.where(on_head[:, None, None, None], images.rot90(2, (-2, -1)), images)
+        images, on_head = _some_on_their_head(images, labels < two_faced, generator)
         return Split(images, torch.where(on_head, labels + len(classes), labels))
 
     def turned(split: Split) -> Split:
@@ -578,8 +584,7 @@ def _turned_digits(profile: str) -> Dataset:
     def posed(split: Split) -> Split:
         images, labels = split
         two_faced = (labels == 6) | (labels == 9)
-        on_head = two_faced & (torch.rand(len(split), generator=generator) < 0.5)
-        images = torch.where(on_head[:, None, None, None], images.rot90(2, (-2, -1)), images)
+        images, on_head = _some_on_their_head(images, two_faced, generator)
         labels = torch.where(on_head, 15 - labels, labels)
         limits = torch.where(two_faced, 60.0, 180.0)
         return Split(metrics.rotate_within(images, limits, generator), labels)
@@ -612,7 +617,7 @@ def _cifar10_at_64(profile: str) -> Dataset:
     data = data.first(5000, 1000) if profile == "reduced" else data
 
     def larger(split: Split) -> Split:
-        images = resize(split.images, [64, 64])
+        images = F.interpolate(split.images, size=64, mode="bilinear", antialias=True)
         return Split(images, split.labels)
 
     return replace(
@@ -649,6 +654,8 @@ def _resnet(channels: int, classes: int, profile: str) -> nn.Module:
 
 
 def _resnet18(channels: int, classes: int, profile: str) -> nn.Module:
+    from torchvision.models import resnet18  # importing it takes as long as all the rest
+
     return Pretrained(resnet18(num_classes=classes), frozen=False)
 
 
@@ -660,14 +667,12 @@ def _preact(channels: int, classes: int, profile: str) -> nn.Module:
     return PreActResNet18(channels, classes, width=64 if profile == "full" else 8)
 
 
-def _profiles(quick: Settings, full: Settings, **more: Settings) -> dict[str, Settings]:
+def _profiles(
+    quick: Settings, full: Settings | None = None, **more: Settings
+) -> dict[str, Settings]:
     """``ci`` is ``quick`` cut short."""
-    return {"ci": replace(quick, epochs=2, burn_in=1), "quick": quick, "full": full, **more}
-
-
-def _only_quick(quick: Settings) -> dict[str, Settings]:
-    """``ci`` is ``quick`` cut short."""
-    return {"ci": replace(quick, epochs=2, burn_in=min(1, quick.burn_in)), "quick": quick}
+    ci = replace(quick, epochs=2, burn_in=min(1, quick.burn_in))
+    return {"ci": ci, "quick": quick, **({"full": full} if full else {}), **more}
 
 
 def _ranges(about: str, degrees: float, modes: int, profiles: dict, **more) -> Experiment:
@@ -815,16 +820,19 @@ SHAPES = {
 }
 
 
-LEARNED = ("augerino", "instaaug", "one for all", "box flow", "flow")  # each has its α
-NONE = Row("none", changes={"samples": 1})
-ONE_RANGE = {
-    "none": NONE,
-    "fixed ±15°": Row("fixed", {"half_width": 15 / 180}),
+LEARNERS = {
     "augerino": Row("augerino"),
     "instaaug": Row("instaaug"),
     "one for all": Row("box_flow", {"for_all": True}),
     "box flow": Row("box_flow"),
     "flow": Row("flow"),
+}
+LEARNED = tuple(LEARNERS)  # each has its α
+NONE = Row("none", changes={"samples": 1})
+ONE_RANGE = {
+    "none": NONE,
+    "fixed ±15°": Row("fixed", {"half_width": 15 / 180}),
+    **LEARNERS,
 }
 FIVE = {"scale": [0.2, 0.2, 0.6]}  # small shifts and wide rotations: see CONTRIBUTING.md
 
@@ -974,13 +982,7 @@ EXPERIMENTS = Registry(
                 replace(MARIO, burn_in=5, **RIDGE),
                 replace(MARIO_FULL, **RIDGE),
             ),
-            rows={
-                "augerino": Row("augerino"),
-                "instaaug": Row("instaaug"),
-                "one for all": Row("box_flow", {"for_all": True}),
-                "box flow": Row("box_flow"),
-                "flow": Row("flow"),
-            },
+            rows=LEARNERS,
             controls=("augerino", "one for all", "box flow"),
             alphas=(0.03, 0.1, 0.3),
             family="rotation_discovery",
@@ -1078,15 +1080,9 @@ EXPERIMENTS = Registry(
             about="Sprites on cards that turn in depth: how far they may and still face us",
             data=_in_depth,
             family="tilt",
-            rows={
-                "augerino": Row("augerino"),
-                "instaaug": Row("instaaug"),
-                "one for all": Row("box_flow", {"for_all": True}),
-                "box flow": Row("box_flow"),
-                "flow": Row("flow"),
-            },
+            rows=LEARNERS,
             # Frozen, as in rotation-discovery, so that what it calls facing does not move.
-            profiles=_only_quick(
+            profiles=_profiles(
                 Settings(epochs=20, burn_in=8, alpha=0.2, guide_lr=8e-3, freeze=True)
             ),
             classifier=_mario_network,
@@ -1106,7 +1102,7 @@ EXPERIMENTS = Registry(
                 "box flow": Row("box_flow", {"half_width": 0.4}),
                 "flow": Row("flow"),
             },
-            profiles=_only_quick(Settings(epochs=14, burn_in=1, alpha=0.5, samples=1)),
+            profiles=_profiles(Settings(epochs=14, burn_in=1, alpha=0.5, samples=1)),
             classifier=_mario_network,
             measure=measure_colours,
             unit="% accuracy on hues that are new",
@@ -1121,7 +1117,7 @@ EXPERIMENTS = Registry(
                 for D in DIMENSIONS
                 for shape, (guide, options, changes) in SHAPES.items()
             },
-            profiles=_only_quick(
+            profiles=_profiles(
                 Settings(
                     epochs=25,
                     batch_size=128,

@@ -317,13 +317,12 @@ def make_optimizers(
     """
     optimizers: list[torch.optim.Optimizer] = []
     weights = list(model.classifier.parameters())
-    options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": fused}
-    if not weights:  # a formula
-        pass
-    elif settings.optimizer == "sgd":
-        optimizers.append(torch.optim.SGD(weights, settings.lr, momentum=0.9, **options))
-    else:
-        optimizers.append(torch.optim.AdamW(weights, settings.lr, **options))
+    if weights:  # a formula has none
+        options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": fused}
+        if settings.optimizer == "sgd":
+            optimizers.append(torch.optim.SGD(weights, settings.lr, momentum=0.9, **options))
+        else:
+            optimizers.append(torch.optim.AdamW(weights, settings.lr, **options))
     guide = list(model.q.parameters())
     if guide:
         optimizers.append(torch.optim.Adam(guide, settings.guide_lr, fused=fused))
