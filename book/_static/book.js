@@ -11,5 +11,6 @@ const scrollers = () => document.querySelectorAll("article :is(pre, table, div.m
   if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible") e.tabIndex = 0;
   else if (e.getAttribute("tabindex") === "0") e.removeAttribute("tabindex");
 });
-addEventListener("load", async () => { await window.MathJax?.startup?.promise; scrollers(); });
+// Formulas are set, and as wide as they stay, once their fonts are there.
+addEventListener("load", async () => { await window.MathJax?.startup?.promise; await document.fonts.ready; scrollers(); });
 addEventListener("resize", scrollers);
