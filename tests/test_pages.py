@@ -96,6 +96,7 @@ SEEN = """() => {
   for (const f of formulas)
     for (const e of [f, ...f.querySelectorAll('*')])
       if (e.tabIndex >= 0 && !(e.matches('div.math') && !fits(e))) stops.add(e);
+  const figures = [...document.querySelectorAll('article :is(.cell_output, .chart) img')];
   return {
     overflow: document.scrollingElement.scrollWidth - innerWidth,
     formulas: document.querySelectorAll('.math').length,
@@ -105,6 +106,8 @@ SEEN = """() => {
     images: [...document.images].filter(e => e.closest('article')).length,
     without_alt: [...document.images].filter(e => e.closest('article') && visible(e)
                                                   && !(e.alt.length > 20)).length,
+    small: figures.filter(e => visible(e) && e.naturalWidth
+      && e.clientWidth / e.naturalWidth < 8.9 / (10 / 72 * perInch(e))).map(e => e.src),
     broken: [...document.images].filter(e => e.complete && visible(e) && !e.naturalWidth).length,
   };
 }"""
@@ -288,6 +291,11 @@ def test_no_page_is_wider_than_the_screen(seen):
 
 def test_every_image_says_what_it_shows(seen):
     assert not wrong(seen, lambda log: log["without_alt"])
+
+
+def test_labels_of_figures_are_9_pixels_high(seen):
+    """Those of 10 points, the smallest that there are (test_plots), on the smallest figure."""
+    assert not wrong(seen, lambda log: log["small"])
 
 
 def test_every_slider_has_a_name_and_moves_pictures_without_a_kernel(seen):

@@ -4,16 +4,14 @@ from .circles import diagnosis, fans, opposite, rotations, sweeps
 from .diagrams import METHOD, METHOD_ARROWS, graph, method
 from .lines import bent, clouds, curves, heatmaps, panels, pictured, widths
 from .pictures import captioned, fields, gallery, lookup, row, samples
-from .style import HATCHES, LINES, PALETTE, table
-from .summaries import bars, intervals, strips
+from .style import LINES, PALETTE, table
+from .summaries import intervals, strips
 
 __all__ = [
-    "HATCHES",
     "LINES",
     "METHOD",
     "METHOD_ARROWS",
     "PALETTE",
-    "bars",
     "bent",
     "captioned",
     "clouds",

@@ -40,12 +40,12 @@ def rotations(
     for b in range(B):
         above = figure.add_subplot(grid[0, b])
         show_image(above, images[b])
-        above.set_title(labels[b], fontsize=9)
+        above.set_title(labels[b], fontsize=10)
         below = figure.add_subplot(grid[1:, b], projection="polar", theta_offset=np.pi / 2)
         _arcs(below, right[b] if right else [], 1.05 * largest)
         _polar_bars(below, edges, np.sqrt(shares[b]), PALETTE[b % len(PALETTE)])
         below.set_ylim(0, 1.05 * largest)
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, w_pad=1.5)
     return figure
 
 
@@ -86,7 +86,7 @@ def opposite(images: Tensor, degrees: Tensor, labels: list[str]) -> Figure:
         ax.set_ylim(0, 1.05 * np.max(heights))
         ax.set_xticklabels([])
         _poses(ax, images[own[0]])
-        above = (0.5, 1.5)
+        above = (0.5, 1.56)
         ax.legend(loc="center", bbox_to_anchor=above, ncols=2, frameon=False, handlelength=1)
     return figure
 
@@ -102,7 +102,9 @@ def _poses(ax: Axes, image: Tensor) -> None:
         drawn.set_extent((-1, 1, -1, 1))
         drawn.set_transform(Affine2D().rotate_deg(angle) + box.transData)
         box.set(xlim=(-1, 1), ylim=(-1, 1), facecolor="black")
-        box.set_title(f"{angle}°".replace("-", "−"), fontsize=8, pad=2)
+        name = f"{angle}°".replace("-", "−")
+        outside = (1.05, "bottom") if abs(angle) <= 90 else (-0.05, "top")
+        box.text(0.5, outside[0], name, ha="center", va=outside[1], transform=box.transAxes)
 
 
 def fans(image: Tensor, degrees: Tensor, densities: dict[str, Tensor], title: str) -> Figure:
@@ -129,9 +131,9 @@ def fans(image: Tensor, degrees: Tensor, densities: dict[str, Tensor], title: st
             (line,) = polar.plot(angles, shares.sqrt(), label=label)
             line.set(color=PALETTE[n], linestyle=LINES[n], linewidth=2)
     polar.set_ylim(0, 2)
-    polar.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"], fontsize=8)
+    polar.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"])
     polar.set_yticks([])
-    figure.legend(fontsize=8, loc="lower left", frameon=False)
+    figure.legend(loc="lower left", frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     return figure
@@ -159,7 +161,7 @@ def sweeps(images: Tensor, degrees: Tensor, kept: Tensor, q: Tensor, titles: lis
     for b in range(B):
         above = figure.add_subplot(grid[0, b])
         show_image(above, images[b])
-        above.set_title(titles[b], fontsize=9)
+        above.set_title(titles[b], fontsize=10)
         below = figure.add_subplot(grid[1:, b], projection="polar", theta_offset=np.pi / 2)
         stays = top * kept[:, b].numpy()
         below.bar(angles, stays, 2 * np.pi / len(angles), color="lightgrey")
@@ -167,9 +169,9 @@ def sweeps(images: Tensor, degrees: Tensor, kept: Tensor, q: Tensor, titles: lis
         below.plot(angles[closed], heights[closed, b], color=PALETTE[0], linewidth=2)
         below.set_ylim(0, top)
         quarters = np.deg2rad([0, 90, 180, 270])
-        below.set_xticks(quarters, ["0°", "90°", "180°", "−90°"], fontsize=8)
+        below.set_xticks(quarters, ["0°", "90°", "180°", "−90°"])
         below.set_yticks([])
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, w_pad=1.5)
     return figure
 
 
@@ -193,7 +195,7 @@ def diagnosis(
         right: from where to where q should be, in degrees.
         bound: of the entropy, in nats.
     """
-    figure = plt.figure(figsize=(2.8 * len(runs), 5.8), layout="constrained")
+    figure = plt.figure(figsize=(2.7 * len(runs), 5.8), layout="constrained")
     above, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(7, 4))[:, 0]
     blocks = above.add_gridspec(2, len(runs), height_ratios=(3, 4))
     below = bottom.add_subplot()
@@ -214,11 +216,11 @@ def diagnosis(
         below.plot(*zip(*known), LINES[n], color=PALETTE[n], linewidth=2, label=title)
     below.axhline(bound, color="grey", linewidth=1)
     across = below.get_yaxis_transform()  # x in shares of the axis, y in nats
-    below.text(0.01, bound, "bound", transform=across, va="bottom", color="grey", fontsize=9)
+    below.text(0.01, bound, "bound", transform=across, va="bottom", color="grey")
     below.margins(y=0.15)
     below.set(xlabel="epoch", ylabel="entropy (nats)")
     below.locator_params("x", integer=True)
-    below.legend(fontsize=9)
+    below.legend()
     return figure
 
 
@@ -240,5 +242,5 @@ def _polar_bars(ax: Axes, edges: np.ndarray, heights: np.ndarray, color: str) ->
     edges = np.deg2rad(edges)
     ax.bar(edges[:-1], heights, np.diff(edges), align="edge", color=color, edgecolor="white")
     quarters = np.deg2rad([0, 90, 180, 270])
-    ax.set_xticks(quarters, ["0°", "90°", "180°", "−90°"], fontsize=8)
+    ax.set_xticks(quarters, ["0°", "90°", "180°", "−90°"])
     ax.set_yticks([])

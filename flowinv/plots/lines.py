@@ -39,13 +39,13 @@ def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: 
         ax.set_title(title, fontsize=10)
         x_axis(ax, xlabel)
         if len(labels) > 1 and not alike:
-            ax.legend(fontsize=8)
+            ax.legend()
     axes[0, 0].set_ylabel(ylabel)
     above = 0.0
     if len(labels) > 1 and alike:  # one legend above, where it hides no line
         above = 0.25 * -(-len(labels) // 4) / size[1]
         handles = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*handles, loc="upper center", fontsize=9, ncols=4, frameon=False)
+        figure.legend(*handles, loc="upper center", ncols=4, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - above))
     return figure
 
@@ -74,7 +74,7 @@ def clouds(
         x_axis(ax, xlabel)
     axes[0, 0].set_ylabel(ylabel)
     if any(chain.from_iterable(panels.values())):  # a label that is not empty
-        axes[0, 0].legend(fontsize=8)
+        axes[0, 0].legend()
     figure.tight_layout()
     return figure
 
@@ -90,7 +90,7 @@ def pictured(
         at: B places on the x axis.
         xlabel, ylabel: what the axes are, with their units.
     """
-    figure, ax = plt.subplots(figsize=(6.5, 3.2))
+    figure, ax = plt.subplots(figsize=(5.6, 3.0))
     ax.plot(x, y, color=PALETTE[0], linewidth=2)
     ax.set_xlim(float(x.min()), float(x.max()))
     x_axis(ax, xlabel)
@@ -111,20 +111,20 @@ def widths(history: list[dict], classes: tuple[str, ...], uniform: float) -> Fig
         classes: their names.
         uniform: the half-width of the full circle, in degrees.
     """
-    figure, ax = plt.subplots(figsize=(6, 3.2))
+    figure, ax = plt.subplots(figsize=(5.6, 3.2))
     epochs = [row["epoch"] for row in history]
     for c, name in enumerate(classes):
         values = [row["widths"][c] for row in history]
         (line,) = ax.plot(epochs, values, label=name)
         line.set(color=PALETTE[c], linestyle=LINES[c], linewidth=2)
     ax.axhline(uniform, color="grey", linewidth=0.8)
-    ax.annotate("full circle", (epochs[0], uniform), color="grey", fontsize=8, va="bottom")
+    ax.annotate("full circle", (epochs[0], uniform), color="grey", va="bottom")
     ax.set_xlabel("epoch")
     ax.set_ylabel("half-width of the rotation (degrees)")
     ax.set_ylim(0, 185)
     ax.set_yticks(range(0, 181, 45))
     ax.locator_params("x", integer=True)
-    ax.legend(title="digit", ncols=len(classes), fontsize=8, loc="lower right")
+    ax.legend(title="digit", ncols=len(classes), loc="lower right")
     figure.tight_layout()
     return figure
 

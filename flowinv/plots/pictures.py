@@ -18,7 +18,7 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
         labels: B names, left of the rows.
     """
     S, B = warped.shape[:2]
-    size = (0.75 * (S + 1), 0.8 * B + 0.3)
+    size = (0.75 * (S + 1) + 0.08 * max(map(len, labels)), 0.8 * B + 0.3)  # inches
     figure, axes = plt.subplots(B, S + 1, figsize=size, squeeze=False)
     for image, samples, label, row in zip(images, warped.transpose(0, 1), labels, axes):
         show_image(row[0], image)
@@ -26,8 +26,8 @@ def samples(images: Tensor, warped: Tensor, labels: list[str]) -> Figure:
         frame(row[0])
         for ax, sample in zip(row[1:], samples):
             show_image(ax, sample)
-    axes[0, 0].set_title("image", fontsize=9)
-    axes[0, 1].set_title("samples", fontsize=9)
+    axes[0, 0].set_title("image", fontsize=10)
+    axes[0, 1].set_title("samples", fontsize=10)
     figure.tight_layout(pad=0.3)
     return figure
 
@@ -39,10 +39,10 @@ def row(images: Tensor, titles: list[str]) -> Figure:
         images: (B, C, H, W).
         titles: B, above the images.
     """
-    figure, axes = plt.subplots(1, len(images), figsize=(1.6 * len(images), 1.9), squeeze=False)
+    figure, axes = plt.subplots(1, len(images), figsize=(1.4 * len(images), 1.7), squeeze=False)
     for ax, image, title in zip(axes[0], images, titles):
         show_image(ax, image)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=10)
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -60,7 +60,7 @@ def captioned(images: Tensor, titles: list[list[str]], labels: list[str]) -> Fig
     for line, own, names, label in zip(axes, images, titles, labels):
         for ax, image, title in zip(line, own, names):
             show_image(ax, image)
-            ax.set_title(title, fontsize=9, pad=3)
+            ax.set_title(title, fontsize=10, pad=3)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.4)
     return figure
@@ -85,9 +85,9 @@ def gallery(rows: dict[str, Tensor], titles: list[str], signed: bool = False) ->
             ax.images[0].set_interpolation("nearest")  # small pictures, small files
             if signed:
                 ax.images[0].set(cmap="RdBu_r", clim=(-half, half))
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for ax, title in zip(axes[0], titles):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=10)
     figure.tight_layout(pad=0.3)
     return figure
 

@@ -11,9 +11,6 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1))]
 
 
-HATCHES = ["", "//", "..", "xx"]
-
-
 def table(header: list[str], rows: list[list]) -> str:
     """A table in Markdown.
 

@@ -1,39 +1,11 @@
 """Numbers of several groups or runs beside each other."""
 
-from itertools import chain
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import HATCHES, PALETTE
-
-
-def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
-    """Grouped bars, each with its number above it.
-
-    Args:
-        values: {group: {bar: value}}, with the same bars in every group.
-        ylabel: what the values are, with their unit.
-    """
-    figure, ax = plt.subplots(figsize=(6.5, 3.2))
-    groups = list(values)
-    names = list(values[groups[0]])
-    width = 0.8 / len(names)
-    for n, name in enumerate(names):
-        x = np.arange(len(groups)) + (n - (len(names) - 1) / 2) * width
-        y = [values[group][name] for group in groups]
-        hatch = HATCHES[n % len(HATCHES)]
-        drawn = ax.bar(x, y, 0.92 * width, label=name, color=PALETTE[n], hatch=hatch)
-        ax.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
-    largest = max(chain.from_iterable(group.values() for group in values.values()))
-    ax.set_xticks(range(len(groups)), groups)
-    ax.set_ylabel(ylabel)
-    ax.set_ylim(0, 1.12 * largest)
-    ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    figure.tight_layout()
-    return figure
+from .style import PALETTE
 
 
 def strips(values: dict[str, Tensor], ylabel: str) -> Figure:
@@ -75,7 +47,7 @@ def intervals(panels: dict[str, dict[str, tuple]], xlabel: str, low: float) -> F
         for n, row in enumerate(rows):
             mean, deviation, *_ = values[row]
             if mean < low:
-                ax.text(low, n, f" ← {mean:.0f}", va="center", fontsize=9)
+                ax.text(low, n, f" ← {mean:.0f}", va="center")
                 continue
             color = PALETTE[1] if row == "flow" else PALETTE[0]
             ax.errorbar(mean, n, xerr=deviation, fmt="o", color=color, markersize=5, capsize=3)
