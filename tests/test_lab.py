@@ -157,6 +157,35 @@ def test_the_ideal_range_of_a_card_is_where_it_faces_us():
     assert whole["range_error_percent"] > 100 and whole["share_inside"] < found["share_inside"]
 
 
+def test_the_ideal_range_of_a_board_is_what_its_sprite_tolerates():
+    """A q that takes a board's bend back, then bends it by up to its limit, gets full marks."""
+    experiment = EXPERIMENTS["elastic"]
+    data = experiment.data("ci")
+    limits = torch.tensor(known.LIMITS)
+    straight, bent = (known.boards(200, 3, kind) for kind in (True, False))
+    for some, sign in ((straight, 1), (bent, -1)):
+        limit = limits[some.labels // 2]
+        assert (sign * (limit - known.strength(some.T)) >= -0.01).all()  # 0.01: cut at the box
+    model = experiment.build("flow", "ci", data)
+    # Of images that are not these, only the accuracy counts.
+    known_images = torch.cat([known.straight_boards(), straight.images])
+    bends = torch.cat([torch.zeros(2, 32), straight.T])
+    number = {image.numpy().tobytes(): i for i, image in enumerate(known_images)}
+
+    def sample(images, shape):
+        found = [number.get(image.cpu().numpy().tobytes(), 0) for image in images]
+        centre, sprite = -bends[found], torch.tensor(found) % 2
+        u = 2 * torch.rand(*shape, len(images), 32) - 1
+        return centre + 0.97 * (limits[sprite] / known.strength(u))[..., None] * u
+
+    model.q = Sampler(32, sample)
+    found = experiment.measure(model, data)
+    assert found["range_error_percent"] < 5 and found["share_inside"] > 0.999
+    model.q = GUIDES["fixed"](model.family, 3)
+    whole = experiment.measure(model, data)
+    assert whole["range_error_percent"] > 100 and whole["share_inside"] < 0.01
+
+
 def test_a_digits_hue_is_the_one_that_its_class_was_drawn_by():
     data = EXPERIMENTS["colour"].data("ci")
     for images, labels, hues in ((s.images, s.labels, s.angles) for s in (data.train, data.test)):

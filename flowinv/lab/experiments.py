@@ -34,7 +34,7 @@ from ..training import Cosine, Schedule, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
 from ..transforms import FAMILIES
-from .known import coloured_digits, in_depth, measure_cards, measure_colours
+from .known import bent, coloured_digits, in_depth, measure_boards, measure_cards, measure_colours
 from .ridges import Beside, OnRidge, measure_ridge, ridge_data
 
 
@@ -797,6 +797,10 @@ def _in_depth(profile: str) -> Dataset:
     return in_depth(200, 100) if profile == "ci" else in_depth(4000, 1000)
 
 
+def _bent(profile: str) -> Dataset:
+    return bent(200, 100) if profile == "ci" else bent(8000, 1000)
+
+
 def _coloured(profile: str) -> Dataset:
     return coloured_digits(sample=True, train=200 if profile == "ci" else None)
 
@@ -1087,6 +1091,19 @@ EXPERIMENTS = Registry(
             ),
             classifier=_mario_network,
             measure=measure_cards,
+            score="range_error_percent",
+            unit="% by which the worse of two ranges is off",
+        ),
+        "elastic": Experiment(
+            about="Sprites on boards that bend: how much they may and still count as straight",
+            data=_bent,
+            family="elastic",
+            rows=LEARNERS,
+            profiles=_profiles(
+                Settings(epochs=40, burn_in=16, alpha=0.01, guide_lr=8e-3, freeze=True)
+            ),
+            classifier=_mario_network,
+            measure=measure_boards,
             score="range_error_percent",
             unit="% by which the worse of two ranges is off",
         ),

@@ -1,13 +1,17 @@
-"""Data beyond the plane whose right q(T | I) is known: cards turned in depth, coloured digits.
+"""Data beyond the plane whose right q(T | I) is known: in depth, bent, coloured.
 
 *Cards.* A sprite on a card faces us (one class) as long as pitch and yaw stay within ``FACING``,
 and is turned away (another class) beyond. So of a card that faces us squarely q(T | I) should be
 that box of turns, and of any other the turns that bring it there.
 
+*Boards.* A sprite on a chequered board that is bent: by up to the strength in ``LIMITS``, of which
+each sprite has its own, a board counts as straight (one class), and beyond as bent (another).
+
 *Coloured digits.* For 0, 1 and 2 the hue means nothing; 3, 4 and 5 are two classes each, warm and
 cold, by halves of the circle of hues. In training, hues are within 45° of red or of cyan.
 """
 
+from collections.abc import Callable
 from math import pi
 from typing import NamedTuple
 
@@ -28,15 +32,20 @@ FACING = (20.0, 30.0)
 MOST = 180 * TILT / pi
 
 
-class Cards(NamedTuple):
-    """Cards (N, 3, 32, 32), their classes (N,) and turns T (N, 2), as ``tilt`` has them."""
+# Strengths up to which a board is straight, with a rocket on it and with a fir; and the largest.
+LIMITS = (0.3, 0.6)
+STRONGEST = 0.8
+
+
+class Made(NamedTuple):
+    """Images (N, 3, 32, 32), their classes (N,), and by which T (N, D) of a family they came."""
 
     images: Tensor
     labels: Tensor
     T: Tensor
 
 
-def cards(number: int, seed: int, facing: bool | None = None) -> Cards:
+def cards(number: int, seed: int, facing: bool | None = None) -> Made:
     """So many cards, turned by the family ``tilt``: half of them face us, or all, or none.
 
     Those that do are uniform in the box of ``FACING``. Of the others one turn, chosen by lot, is
@@ -59,7 +68,7 @@ def cards(number: int, seed: int, facing: bool | None = None) -> Cards:
     T = torch.where(faces[:, None], limit * uniform, away)
     sprite = torch.arange(number) % 2
     images = FAMILIES["tilt"].warp(blank_cards()[sprite], T)
-    return Cards(images, 2 * sprite + (~faces).long(), T)
+    return Made(images, 2 * sprite + (~faces).long(), T)
 
 
 def blank_cards() -> Tensor:
@@ -74,12 +83,18 @@ def blank_cards() -> Tensor:
 
 def in_depth(train: int, test: int) -> Dataset:
     """Cards that face us, and cards that are turned away, of two sprites: four classes."""
-    classes = [f"{name}, {way}" for name in ("rocket", "fir") for way in ("facing", "away")]
+    return _of_two_sprites("Two sprites turned in depth", ("facing", "away"), cards, train, test)
+
+
+def _of_two_sprites(
+    title: str, ways: tuple[str, str], make: Callable[[int, int], Made], train: int, test: int
+) -> Dataset:
+    classes = [f"{name}, {way}" for name in ("rocket", "fir") for way in ways]
     drawn = {}
     for name, number, seed in (("train", train, 0), ("test", test, 1), ("validation", 0, 2)):
-        images, labels, _ = cards(number, seed)
+        images, labels, _ = make(number, seed)
         drawn[name] = Split(images, labels)
-    return Dataset("Two sprites turned in depth", tuple(classes), **drawn)
+    return Dataset(title, tuple(classes), **drawn)
 
 
 def card_turn(M: Tensor) -> Tensor:
@@ -144,6 +159,81 @@ def measure_cards(model: InvariantClassifier, data: Dataset) -> dict:
         found[f"tilt_degrees_{when}"] = tilt.median().item()
     images, labels = data.test
     return found | {
+        "accuracy_plain": 100 * metrics.accuracy(model, images, labels, 0),
+        "accuracy_averaged": 100 * metrics.accuracy(model, images, labels, 20),
+    }
+
+
+def chequered(squares: int = 8) -> Tensor:
+    """A board of grey squares, on which bending shows: (3, 32, 32)."""
+    i = torch.arange(32) * squares // 32
+    return ((i[:, None] + i) % 2 * 0.5 + 0.1).expand(3, -1, -1)
+
+
+def straight_boards() -> Tensor:
+    """This project's two sprites, each on a chequered board: (2, 3, 32, 32)."""
+    inner = F.interpolate(blank_cards()[..., 6:-6, 6:-6], size=16, mode="area")
+    sprite = F.pad(inner, (8, 8, 8, 8))
+    return sprite.where(sprite.amax(1, keepdim=True) > 0.4, chequered())
+
+
+def strength(T: Tensor) -> Tensor:
+    """How much T (…, D) of ``elastic`` bends: 0 for none, about 1 for any T in the box: (…).
+
+    Example:
+        >>> strength(torch.full((32,), 0.5)).round(decimals=2)
+        tensor(0.8700)
+    """
+    return (3 * T.square().mean(-1)).sqrt()
+
+
+def boards(number: int, seed: int, straight: bool | None = None) -> Made:
+    """So many boards, bent by the family ``elastic``: half of them within their limit.
+
+    Args:
+        number: how many.
+        seed: fixes them all.
+        straight: whether all are within their limit; None for half.
+    """
+    family = FAMILIES["elastic"]
+    generator = torch.Generator().manual_seed(seed)
+    T = 2 * torch.rand(number, family.dim, generator=generator) - 1
+    within = torch.rand(number, generator=generator) < 0.5
+    if straight is not None:
+        within = torch.full_like(within, straight)
+    sprite = torch.arange(number) % 2
+    limit = torch.tensor(LIMITS)[sprite]
+    u = torch.rand(number, generator=generator)
+    strengths = torch.where(within, limit * u, limit + (STRONGEST - limit) * u)
+    T = (T * (strengths / strength(T))[:, None]).clamp(-1, 1)
+    return Made(family.warp(straight_boards()[sprite], T), 2 * sprite + (~within).long(), T)
+
+
+def bent(train: int, test: int) -> Dataset:
+    """Boards that are straight, more or less, and boards that are bent: four classes."""
+    return _of_two_sprites("Two sprites on bent boards", ("straight", "bent"), boards, train, test)
+
+
+@torch.no_grad()
+def measure_boards(model: InvariantClassifier, data: Dataset) -> dict:
+    """How strongly q bends boards that are straight, against how much each tolerates.
+
+    Returns:
+        ``strength`` within which 99% of q's samples are, for a straight board with each sprite.
+        ``range_error_percent``: the larger distance of the two from the truth.
+        ``share_inside``: of q, over boards bent within their limit, that stays in it, where one
+        bend after another counts as their sum, which is so to first order. Accuracies.
+    """
+    T = model.q(straight_boards().to(model.device)).sample((2000,)).cpu()
+    reach = strength(T).quantile(0.99, dim=0)
+    some = boards(200, seed=3, straight=True)
+    S = model.q(some.images.to(model.device)).sample((200,)).cpu()
+    limit = torch.tensor(LIMITS)[some.labels // 2]
+    images, labels = data.test
+    return {
+        "strength": dict(zip(("rocket", "fir"), reach.tolist())),
+        "range_error_percent": (100 * (reach / torch.tensor(LIMITS) - 1)).abs().max().item(),
+        "share_inside": (strength(S + some.T) <= limit).double().mean().item(),
         "accuracy_plain": 100 * metrics.accuracy(model, images, labels, 0),
         "accuracy_averaged": 100 * metrics.accuracy(model, images, labels, 20),
     }
