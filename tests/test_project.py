@@ -125,6 +125,19 @@ def test_every_figure_has_alternative_text(path):
         assert len(re.findall("```{(?:figure|image)}", text)) == text.count(":alt:")
 
 
+@every_chapter
+def test_words_in_figures_are_legible_and_cells_are_short(path):
+    """10 points are 9 pixels on a phone (test_pages). A reader sees cells of 20 lines at most."""
+    for cell in cells(path, "code"):
+        source = "".join(cell["source"])
+        sizes = re.findall(r"(?:fontsize|labelsize)=(\d+)\b", source)
+        assert all(int(size) >= 10 for size in sizes), source
+        folded = {"hide-input", "remove-input", "remove-cell"} & set(
+            cell["metadata"].get("tags", [])
+        )
+        assert folded or len([line for line in source.splitlines() if line.strip()]) <= 20, source
+
+
 def test_every_page_is_in_the_table_of_contents_and_the_other_way_round():
     named = set(re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text()))
     there = {
