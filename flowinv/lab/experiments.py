@@ -1265,7 +1265,7 @@ EXPERIMENTS = Registry(
             ),
             PHOTOS_BOX,
             # Where the flow's ten minutes on that GPU were over.
-            chosen=_alphas("reduced", 0.003, 0.01, None, 0.01, 0.01)
+            chosen=_alphas("reduced", 0.003, 0.01, 0.01, 0.01, 0.01)
             | {"long": {"flow": {"epochs": 82}}},
             published={
                 "none": "74.1 ± 0.5",
