@@ -1199,7 +1199,7 @@ EXPERIMENTS = Registry(
             _lenet,
             _profiles(DIGITS_QUICK, MNIST_FULL, reduced=replace(LENET_REDUCED, epochs=20)),
             DIGITS_BOX,
-            chosen=_alphas("reduced", 0.003, 0.003, None, 0.003, 0.003),
+            chosen=_alphas("reduced", 0.003, 0.003, 0.01, 0.003, 0.003),
             published={
                 "none": "99.1 ± 0.02",
                 "augerino": "98.3 ± 0.1",

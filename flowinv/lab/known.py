@@ -197,7 +197,9 @@ def boards(number: int, seed: int, straight: bool | None = None) -> Made:
     """
     family = FAMILIES["elastic"]
     generator = torch.Generator().manual_seed(seed)
-    T = 2 * torch.rand(number, family.dim, generator=generator) - 1
+    # Not all coefficients alike, so that each counts for the class and none can hide.
+    uniform = 2 * torch.rand(number, family.dim, generator=generator) - 1
+    T = uniform * torch.rand(number, family.dim, generator=generator)
     within = torch.rand(number, generator=generator) < 0.5
     if straight is not None:
         within = torch.full_like(within, straight)
