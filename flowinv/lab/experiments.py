@@ -483,12 +483,11 @@ def _in_service(model: InvariantClassifier, data: Dataset) -> dict:
             same.append((answers == model.classify(part).argmax(-1)).double().mean())
         return 100 * torch.stack(same).mean().item()
 
-    nats, entropy = metrics.information(model, images[:100])
+    nats, _ = metrics.information(model, images[:100])
     return {
         "kept": kept(model.q),
         "kept_by_another": kept(metrics.OfAnother(model.q)),
         "information_nats": nats,
-        "entropy_nats": entropy,
         **accuracies(model, images, labels),
         **_on_validation(model, data.validation),
     }
