@@ -1099,7 +1099,7 @@ EXPERIMENTS = Registry(
             family="elastic",
             rows=LEARNERS,
             profiles=_profiles(
-                Settings(epochs=40, burn_in=16, alpha=0.01, guide_lr=8e-3, freeze=True)
+                Settings(epochs=60, burn_in=30, alpha=0.005, guide_lr=8e-3, freeze=True)
             ),
             classifier=_mario_network,
             measure=measure_boards,
