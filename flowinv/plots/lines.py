@@ -38,9 +38,12 @@ def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: 
             ax.plot(x, y, linestyle=LINES[n], color=PALETTE[n], linewidth=2, label=label)
         ax.set_title(title, fontsize=10)
         x_axis(ax, xlabel)
-        if len(labels) > 1 and not alike:
-            ax.legend()
     axes[0, 0].set_ylabel(ylabel)
+    if not alike:  # a legend in each, with room above the lines
+        low, high = axes[0, 0].get_ylim()
+        axes[0, 0].set_ylim(low, high + 0.35 * (high - low))
+        for ax in axes[0]:
+            ax.legend(loc="upper center")
     above = 0.0
     if len(labels) > 1 and alike:  # one legend above, where it hides no line
         above = 0.25 * -(-len(labels) // 4) / size[1]

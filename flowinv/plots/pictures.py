@@ -1,5 +1,7 @@
 """Images in rows, and what a warp does to them."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,7 +58,8 @@ def captioned(images: Tensor, titles: list[list[str]], labels: list[str]) -> Fig
         labels: R, left of the rows.
     """
     R, N = images.shape[:2]
-    figure, axes = plt.subplots(R, N, figsize=(0.85 * N + 0.2, 1.02 * R + 0.2), squeeze=False)
+    column = max(0.85, _inches(title for line in titles for title in line))
+    figure, axes = plt.subplots(R, N, figsize=(column * N + 0.2, 1.02 * R + 0.2), squeeze=False)
     for line, own, names, label in zip(axes, images, titles, labels):
         for ax, image, title in zip(line, own, names):
             show_image(ax, image)
@@ -76,7 +79,7 @@ def gallery(rows: dict[str, Tensor], titles: list[str], signed: bool = False) ->
             colour from half the largest value on.
     """
     columns = len(titles)
-    size = (0.78 * columns + 1.0, 0.8 * len(rows) + 0.3)
+    size = (max(0.78, _inches(titles)) * columns + 1.0, 0.8 * len(rows) + 0.3)
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     half = max(float(images.detach().abs().max()) for images in rows.values()) / 2
     for row, (name, images) in zip(axes, rows.items()):
@@ -142,3 +145,8 @@ def lookup(image: Tensor, places: Tensor, warped: Tensor, row: int, column: int)
     figure.add_artist(arrow)
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def _inches(titles: Iterable[str]) -> float:
+    """A column's width that keeps titles of 10 points apart."""
+    return 0.1 + 0.075 * max(len(line) for title in titles for line in title.split("\n"))
