@@ -35,7 +35,7 @@ def rotations(
     shares = [_histogram(angles)[1] for angles in degrees.T]
     largest = np.sqrt(np.max(shares))
 
-    figure = plt.figure(figsize=(2.4 * B, 3.3))
+    figure = plt.figure(figsize=(2.4 * B + 0.4, 3.3))
     grid = figure.add_gridspec(3, B)
     for b in range(B):
         above = figure.add_subplot(grid[0, b])
