@@ -25,7 +25,8 @@ def legible():
 def illegible(figure):
     figure.canvas.draw()
     words = [text for text in figure.findobj(Text) if text.get_text().strip() and seen(text)]
-    words = [text for text in words if text not in beyond(figure)]
+    hidden = beyond(figure)  # after the words: it makes labels anew
+    words = [text for text in words if text not in hidden]
     # The book's pages show figures at 0.65 of their size or larger, so that 10 pt are 9 px.
     small = [text.get_text() for text in words if text.get_fontsize() < 10]
     boxes = {text: text.get_window_extent().padded(-1) for text in words}

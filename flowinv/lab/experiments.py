@@ -792,6 +792,13 @@ def _what_looks(
     )
 
 
+def _and_accuracies(
+    measure: Callable[[InvariantClassifier], dict],
+) -> Callable[[InvariantClassifier, Dataset], dict]:
+    """What a measure finds of a model, and the model's accuracies on the test images."""
+    return lambda model, data: measure(model) | accuracies(model, *data.test)
+
+
 def _in_depth(profile: str) -> Dataset:
     return in_depth(200, 100) if profile == "ci" else in_depth(4000, 1000)
 
@@ -1089,7 +1096,7 @@ EXPERIMENTS = Registry(
                 Settings(epochs=20, burn_in=8, alpha=0.2, guide_lr=8e-3, freeze=True)
             ),
             classifier=_mario_network,
-            measure=measure_cards,
+            measure=_and_accuracies(measure_cards),
             score="range_error_percent",
             unit="% by which the worse of two ranges is off",
         ),
@@ -1102,7 +1109,7 @@ EXPERIMENTS = Registry(
                 Settings(epochs=60, burn_in=30, alpha=0.005, guide_lr=8e-3, freeze=True)
             ),
             classifier=_mario_network,
-            measure=measure_boards,
+            measure=_and_accuracies(measure_boards),
             score="range_error_percent",
             unit="% by which the worse of two ranges is off",
         ),

@@ -125,7 +125,7 @@ def displacement(M: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure_cards(model: InvariantClassifier, data: Dataset) -> dict:
+def measure_cards(model: InvariantClassifier) -> dict:
     """How far q turns cards that face us, against how far it may; what mean-shift makes of them.
 
     Returns:
@@ -157,11 +157,7 @@ def measure_cards(model: InvariantClassifier, data: Dataset) -> dict:
         tilt = card_turn(maps).norm(dim=-1)
         found[f"pixels_{when}"] = displacement(maps).median().item()
         found[f"tilt_degrees_{when}"] = tilt.median().item()
-    images, labels = data.test
-    return found | {
-        "accuracy_plain": 100 * metrics.accuracy(model, images, labels, 0),
-        "accuracy_averaged": 100 * metrics.accuracy(model, images, labels, 20),
-    }
+    return found
 
 
 def chequered(squares: int = 8) -> Tensor:
@@ -217,27 +213,24 @@ def bent(train: int, test: int) -> Dataset:
 
 
 @torch.no_grad()
-def measure_boards(model: InvariantClassifier, data: Dataset) -> dict:
+def measure_boards(model: InvariantClassifier) -> dict:
     """How strongly q bends boards that are straight, against how much each tolerates.
 
     Returns:
         ``strength`` within which 99% of q's samples are, for a straight board with each sprite.
         ``range_error_percent``: the larger distance of the two from the truth.
         ``share_inside``: of q, over boards bent within their limit, that stays in it, where one
-        bend after another counts as their sum, which is so to first order. Accuracies.
+        bend after another counts as their sum, which is so to first order.
     """
     T = model.q(straight_boards().to(model.device)).sample((2000,)).cpu()
     reach = strength(T).quantile(0.99, dim=0)
     some = boards(200, seed=3, straight=True)
     S = model.q(some.images.to(model.device)).sample((200,)).cpu()
     limit = torch.tensor(LIMITS)[some.labels // 2]
-    images, labels = data.test
     return {
         "strength": dict(zip(("rocket", "fir"), reach.tolist())),
         "range_error_percent": (100 * (reach / torch.tensor(LIMITS) - 1)).abs().max().item(),
         "share_inside": (strength(S + some.T) <= limit).double().mean().item(),
-        "accuracy_plain": 100 * metrics.accuracy(model, images, labels, 0),
-        "accuracy_averaged": 100 * metrics.accuracy(model, images, labels, 20),
     }
 
 

@@ -284,13 +284,13 @@ def dial_figure(points: list[dict]) -> Figure:
                 [point[key][0] for point in own],
                 yerr=[point[key][1] or 0.0 for point in own],
                 label=row,
-                color=plots.PALETTE[number % len(plots.PALETTE)],
+                color="0.6" if row == "none" else plots.PALETTE[number - 1],
                 linestyle=plots.LINES[number % len(plots.LINES)],
-                marker="o" if number < len(plots.PALETTE) else "s",
+                marker="o",
                 markersize=4,
                 capsize=2,
             )
-        ax.set_xlabel("digits, of five, that are another class on their head")
+        ax.set_xlabel("digits, of five, with two poses")
         ax.set_ylabel(label)
     panels[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     drawn.tight_layout()

@@ -131,8 +131,7 @@ def fans(image: Tensor, degrees: Tensor, densities: dict[str, Tensor], title: st
             (line,) = polar.plot(angles, shares.sqrt(), label=label)
             line.set(color=PALETTE[n], linestyle=LINES[n], linewidth=2)
     polar.set_ylim(0, 2)
-    polar.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"])
-    polar.set_yticks([])
+    _quarters(polar)
     figure.legend(loc="lower left", frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
@@ -168,9 +167,7 @@ def sweeps(images: Tensor, degrees: Tensor, kept: Tensor, q: Tensor, titles: lis
         closed = [*range(len(angles)), 0]
         below.plot(angles[closed], heights[closed, b], color=PALETTE[0], linewidth=2)
         below.set_ylim(0, top)
-        quarters = np.deg2rad([0, 90, 180, 270])
-        below.set_xticks(quarters, ["0°", "90°", "180°", "−90°"])
-        below.set_yticks([])
+        _quarters(below)
     figure.tight_layout(pad=0.4, w_pad=1.5)
     return figure
 
@@ -241,6 +238,10 @@ def _polar_bars(ax: Axes, edges: np.ndarray, heights: np.ndarray, color: str) ->
     """Bars between edges, in degrees."""
     edges = np.deg2rad(edges)
     ax.bar(edges[:-1], heights, np.diff(edges), align="edge", color=color, edgecolor="white")
-    quarters = np.deg2rad([0, 90, 180, 270])
-    ax.set_xticks(quarters, ["0°", "90°", "180°", "−90°"])
+    _quarters(ax)
+
+
+def _quarters(ax: Axes) -> None:
+    """Ticks at the quarter turns alone."""
+    ax.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "−90°"])
     ax.set_yticks([])
