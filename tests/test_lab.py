@@ -856,7 +856,7 @@ def test_every_row_that_learns_is_tried_with_the_same_alphas():
             assert asked == {(row, alpha) for row in learns for alpha in experiment.alphas}
 
 
-@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.chosen])
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.chosen and e.alphas])
 def test_what_was_chosen_is_what_the_rule_takes_of_the_stored_trials(name):
     experiment = EXPERIMENTS[name]
     entries = read(results_folder() / name / "choices.json")
