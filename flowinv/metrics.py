@@ -165,6 +165,21 @@ def effective_modes(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:
     return torch.special.entr(shares).sum(-1).exp()
 
 
+def circular_deviation(degrees: Tensor) -> Tensor:
+    """How far some angles (…), in degrees, are from one another: their standard deviation, ().
+
+    For angles close together it is the usual one; infinite where they prefer no direction.
+    Source: Mardia & Jupp 2000.
+
+    Example:
+        >>> circular_deviation(torch.tensor([350.0, 10.0, 370.0, -10.0]))
+        tensor(10.0256)
+    """
+    radians = degrees.deg2rad()
+    length = torch.hypot(radians.sin().mean(), radians.cos().mean()).clamp(max=1)
+    return (-2 * length.log()).sqrt().rad2deg()
+
+
 def rotation_error(matrices: Tensor) -> Tensor:
     """min over rotations R of ‖A − R‖ / ‖A‖, Frobenius norms, for the linear part A.
 

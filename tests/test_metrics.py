@@ -364,3 +364,11 @@ def test_passes_are_counted_within_and_not_outside(images):
     with metrics.passes(build("none", "rotation", 1, 5)) as seen:
         pass
     assert seen == {"classifier": 0, "encoder": 0}
+
+
+@pytest.mark.parametrize("turn", [0.0, 130.0, 540.0])
+def test_how_far_apart_angles_are_is_told_on_the_circle(turn):
+    small = 5 * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    near = metrics.circular_deviation(turn + small)
+    torch.testing.assert_close(near, small.std(), rtol=0.01, atol=0)
+    assert metrics.circular_deviation(torch.tensor([turn, turn + 180])) > 200

@@ -338,14 +338,18 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
     """Accuracies on the first 1,000 test images, all turned by each of some angles.
 
     For every way to classify images in a pose that the classifier has not seen: by angle, the mean
-    over angles, and how many images encoder and classifier look at for each.
+    over angles, and how many images encoder and classifier look at for each. And how far apart the
+    images of a class end, in the pose of q that the energy chooses: their circular deviation.
     """
     images, labels = data.test[:1000]
     gate = _best_gate(model, *data.validation[:500])
     found: dict[str, Any] = {"gate": gate}
     total: dict[str, dict[str, float]] = {}
+    ends = []
     for degrees in POSES:
         turned = _all_turned(images, degrees)
+        to_pose = canonical(model, turned, poses(model, turned)).matrices.cpu()
+        ends.append(degrees + torch.atan2(to_pose[:, 1, 0], to_pose[:, 0, 0]).rad2deg())
         for way, (log_p, seen) in _ways(model, turned, gate).items():
             right = metrics.quality(log_p, labels)["accuracy"]
             found.setdefault(f"accuracy_{way}_by_angle", {})[str(degrees)] = right
@@ -356,6 +360,10 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
         by_angle = found[f"accuracy_{way}_by_angle"]
         found[f"accuracy_{way}_over_angles"] = sum(by_angle.values()) / len(by_angle)
         found[f"passes_{way}"] = sums
+    found["deviation_degrees"] = {
+        name: metrics.circular_deviation(torch.stack(ends)[:, labels == number]).item()
+        for number, name in enumerate(data.classes)
+    }
     return found
 
 
