@@ -233,14 +233,15 @@ def _ranges_of_digits(model: InvariantClassifier, data: Dataset) -> dict:
 def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str], Dataset]:
     """Mario-Iggy by profile, with as many training images and half as many to test.
 
-    It is of this project's sprites but at ``full``, where it has validation images too.
+    At ``reduced`` and ``full`` it is of the published pictures, and has validation images too;
+    elsewhere of this project's sprites.
     """
 
     def data(profile: str) -> Dataset:
         size = sizes[profile]
-        full = profile == "full"
-        apart = 1000 if full else 0
-        return mario_iggy(degrees, modes, size, size // 2, sample=not full, validation=apart)
+        sample = profile in ("ci", "quick")
+        apart = 0 if sample else 1000
+        return mario_iggy(degrees, modes, size, size // 2, sample=sample, validation=apart)
 
     return data
 
@@ -695,7 +696,7 @@ def _ranges(about: str, degrees: float, modes: int, profiles: dict, **more) -> E
     }
     return Experiment(
         about=about,
-        data=_mario(degrees, modes, {"ci": 200, "quick": 3000, "full": 10000}),
+        data=_mario(degrees, modes, {"ci": 200, "quick": 3000, "reduced": 10000, "full": 10000}),
         profiles=profiles,
         classifier=_mario_network,
         **(usual | more),
@@ -901,6 +902,7 @@ PHOTOS_ALPHAS = _alphas("reduced", 0.003, 0.01, 0.01, 0.01, 0.01)  # CIFAR-10's 
 
 
 MARIO = Settings(epochs=25)
+MARIO_REDUCED = Settings(epochs=15)  # of three times as many images
 MARIO_FULL = Settings(
     epochs=100,
     batch_size=128,
@@ -970,13 +972,15 @@ EXPERIMENTS = Registry(
             "Mario-Iggy within ±45° of its poses: how far q reaches",
             degrees=45,
             modes=1,
-            profiles=_profiles(MARIO, MARIO_FULL),
+            profiles=_profiles(MARIO, MARIO_FULL, reduced=MARIO_REDUCED),
         ),
         "mario-90": _ranges(
             "Mario-Iggy within ±90° of its poses: how far q reaches",
             degrees=90,
             modes=1,
-            profiles=_profiles(MARIO, replace(MARIO_FULL, epochs=250, burn_in=1)),
+            profiles=_profiles(
+                MARIO, replace(MARIO_FULL, epochs=250, burn_in=1), reduced=MARIO_REDUCED
+            ),
             published={"augerino": "toward 0", "flow": "toward 90"},
         ),
         # Each class in three poses, 120° apart, those of upright and upside-down in turn: three
@@ -988,6 +992,7 @@ EXPERIMENTS = Registry(
             profiles=_profiles(
                 Settings(epochs=25, batch_size=32, **THREE_POSES),
                 replace(MARIO_FULL, epochs=150, **THREE_POSES),
+                reduced=Settings(epochs=8, batch_size=32, **(THREE_POSES | {"burn_in": 1})),
             ),
             rows=ONE_RANGE | {"flow": Row("mixture_flow", {"components": 8, "scale": 0.2})},
             score="share_inside",
@@ -1000,6 +1005,7 @@ EXPERIMENTS = Registry(
             profiles=_profiles(
                 replace(MARIO, burn_in=5, **RIDGE),
                 replace(MARIO_FULL, **RIDGE),
+                reduced=replace(MARIO_REDUCED, **RIDGE),
             ),
             rows=LEARNERS,
             controls=("augerino", "one for all", "box flow"),
