@@ -1251,7 +1251,7 @@ EXPERIMENTS = Registry(
             _profiles(
                 DIGITS_QUICK,
                 replace(LONG_TAIL, optimizer="adam", lr=1e-3, weight_decay=0.0),
-                reduced=LENET_REDUCED,
+                reduced=replace(LENET_REDUCED, epochs=20),
             ),
             box=15 / 180,
             family="rotation",
