@@ -349,8 +349,8 @@ def test_unknown_experiments_and_profiles_are_refused_with_those_there_are(tmp_p
     for ask in (Job, lambda *names: stored(*names[:2])):
         with pytest.raises(ValueError, match="unknown experiment 'mnst': expected one of mario-45"):
             ask("mnst", "quick", "flow")
-        with pytest.raises(ValueError, match="unknown profile 'reduced': expected one of ci, qui"):
-            ask(NAME, "reduced", "flow")
+        with pytest.raises(ValueError, match="unknown profile 'long': expected one of ci, qui"):
+            ask(NAME, "long", "flow")
     with pytest.raises(FileNotFoundError, match="make them with python -m flowinv train mario-45"):
         stored(NAME, "ci", tmp_path)
 

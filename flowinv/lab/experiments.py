@@ -1080,20 +1080,19 @@ EXPERIMENTS = Registry(
             replace(RESNET_REDUCED, epochs=16),
             alphas=(0.03, 0.1, 0.3),
         ),
-        "mnist-poses": _poses_never_seen(
-            "Upright MNIST turned by any angle in the test, LeNet",
-            _digits,
-            _lenet,
-            partial(ConvNet, width=16),
-            reduced=replace(LENET_REDUCED, epochs=20, burn_in=10, alpha=0.1, guide_lr=2e-3),
-        ),
-        "fmnist-poses": _poses_never_seen(
-            "Upright Fashion-MNIST turned by any angle in the test, LeNet",
-            _fashion,
-            _lenet,
-            partial(ConvNet, width=16),
-            reduced=replace(LENET_REDUCED, epochs=20, burn_in=10, alpha=0.1, guide_lr=2e-3),
-        ),
+        **{
+            f"{name}-poses": _poses_never_seen(
+                f"Upright {title} turned by any angle in the test, LeNet",
+                data,
+                _lenet,
+                partial(ConvNet, width=16),
+                reduced=replace(LENET_REDUCED, epochs=20, burn_in=10, alpha=0.1, guide_lr=2e-3),
+            )
+            for name, title, data in (
+                ("mnist", "MNIST", _digits),
+                ("fmnist", "Fashion-MNIST", _fashion),
+            )
+        },
         "cifar10-poses": _poses_never_seen(
             "Upright CIFAR-10 turned by any angle in the test, ResNet-8-16",
             _cifar10,

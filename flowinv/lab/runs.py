@@ -18,6 +18,7 @@ from ..data import Dataset
 from ..model import InvariantClassifier
 from ..training import Settings, fit, pick_device
 from ..training.checkpoints import finished_epochs, load_weights, save_weights
+from ..training.loop import channels_last
 from .experiments import EXPERIMENTS, Experiment, seeded
 from .results import (
     CHOICES,
@@ -306,7 +307,7 @@ def _only_one(path: Path) -> AbstractContextManager:
 
 def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) -> dict:
     """The experiment's metrics, the same numbers whatever was drawn before."""
-    with seeded(0):
+    with seeded(0), channels_last(model, model.device):
         return experiment.measure(model.eval(), data)
 
 

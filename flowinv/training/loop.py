@@ -23,6 +23,9 @@ from ..transforms import FAMILIES
 from .checkpoints import CheckpointError, Run, identity, load_checkpoint, save_checkpoint
 from .settings import Settings
 
+# Devices where channels last and fused optimisers are known to be right, and faster.
+KNOWN = ("cpu", "cuda")
+
 
 class TrainingWarning(UserWarning):
     """Training goes on, but something looks wrong."""
@@ -144,12 +147,10 @@ def fit(
             TrainingWarning,
             stacklevel=2,
         )
-    # Where channels last and fused optimisers are known to be right, and faster.
-    known = device.type in ("cpu", "cuda")
     run = Run(
         model,
         settings,
-        optimizers=make_optimizers(model, settings, fused=known),
+        optimizers=make_optimizers(model, settings, fused=device.type in KNOWN),
         control=torch.zeros(2, device=device),
         identity=identity(model, data),
     )
@@ -157,7 +158,7 @@ def fit(
     with (
         generators_given_back(device),
         _as_it_was(model),
-        _channels_last(model) if known else nullcontext(),
+        channels_last(model, device),
         compiled(model, device) if compile else nullcontext(),
     ):
         if checkpoint and Path(checkpoint).exists():
@@ -479,9 +480,16 @@ def _alone(taught: nn.Module, model: InvariantClassifier) -> Iterator[None]:
 
 
 @contextmanager
-def _channels_last(model: InvariantClassifier) -> Iterator[None]:
-    """The layout in which convolutions are faster, for networks that say they work in it."""
+def channels_last(model: InvariantClassifier, device: torch.device) -> Iterator[None]:
+    """In here networks have the layout in which convolutions are faster, if they say they may.
+
+    Args:
+        model: whose networks.
+        device: where it is; on others than CPU and CUDA nothing changes.
+    """
     networks = [m for m in model.modules() if getattr(m, "channels_last", False)]
+    if device.type not in KNOWN:
+        networks = []
     try:
         for network in networks:
             network.to(memory_format=torch.channels_last)
