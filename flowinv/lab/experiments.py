@@ -992,7 +992,7 @@ EXPERIMENTS = Registry(
             profiles=_profiles(
                 Settings(epochs=25, batch_size=32, **THREE_POSES),
                 replace(MARIO_FULL, epochs=150, **THREE_POSES),
-                reduced=Settings(epochs=8, batch_size=32, **(THREE_POSES | {"burn_in": 1})),
+                reduced=Settings(epochs=5, batch_size=32, **(THREE_POSES | {"burn_in": 1})),
             ),
             rows=ONE_RANGE | {"flow": Row("mixture_flow", {"components": 8, "scale": 0.2})},
             score="share_inside",
@@ -1086,7 +1086,7 @@ EXPERIMENTS = Registry(
                 data,
                 _lenet,
                 partial(ConvNet, width=16),
-                reduced=replace(LENET_REDUCED, epochs=20, burn_in=10, alpha=0.1, guide_lr=2e-3),
+                reduced=replace(LENET_REDUCED, epochs=12, burn_in=6, alpha=0.1, guide_lr=2e-3),
             )
             for name, title, data in (
                 ("mnist", "MNIST", _digits),
