@@ -116,7 +116,7 @@ def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(name, modes):
         offset = 0.5 / modes * (2 * torch.rand(size) - 1)
         return wrap((pose - some.angles) / 180 + offset).unsqueeze(-1)
 
-    model = experiment.build("flow", "ci", data)
+    model = experiment.build("none", "ci", data)
     model.q = Sampler(1, sample)
     found = experiment.measure(model, data)
     assert found["range_reached"] > 0.97 and found["share_inside"] > 0.99
