@@ -10,7 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial as given
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ import torch
 
 from .data import DataError
 from .deployment.folders import fit_folder, predict_folder
+from .files import atomic_write
 from .lab import report as tables
 from .lab import results, runs
 from .lab.experiments import EXPERIMENTS
@@ -44,8 +45,15 @@ Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Profile = Literal["ci", "quick", "part", "reduced", "long", "full"]
 BOOK = Path("book/results")
 WORKERS = min(8, os.cpu_count() or 1)  # that read images
-EVERYWHERE = (DataError, ValueError, FloatingPointError)  # in all processes alike
-EXPECTED = (*EVERYWHERE, results.RunError, CheckpointError, OSError, torch.cuda.OutOfMemoryError)
+EXPECTED = (
+    DataError,
+    ValueError,
+    FloatingPointError,
+    results.RunError,
+    CheckpointError,
+    OSError,
+    torch.cuda.OutOfMemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -109,12 +117,13 @@ def fit(
     Stopped at any moment, the same command goes on from the last epoch.
 
     Args:
-        folder: with train/<class>/ and test/<class>/.
-        out: the model's file, for example model.safetensors.
+        folder: with train/<class>/ and test/<class>/; what is not test is learned from.
+        out: the model's file, which ends in .safetensors.
         family: of transformations.
         guide: the method.
         classifier: convnet (small), or a torchvision network, as resnet18.
-        weights: safetensors of that network's state. It then stays as it is; else it learns, too.
+        weights: safetensors of that network's state, with as many classes as the folder has. It
+            then stays as it is; else it starts from random numbers, and learns, too.
         size: of the images, in pixels.
         epochs: in all.
         alpha: price of entropy: more makes ranges wider.
@@ -128,7 +137,8 @@ def fit(
     burn_in = 0 if weights else min(2, epochs // 2)
     settings = Settings(epochs, batch_size, alpha, burn_in=burn_in, seed=seed)
     accelerator = None
-    if os.environ.get("WORLD_SIZE", "1") != "1":  # of `accelerate launch`
+    launched = os.environ.get("WORLD_SIZE", "1") != "1"  # by `accelerate launch`
+    if launched or "ACCELERATE_MIXED_PRECISION" in os.environ:
         accelerator = _accelerator()
     first = accelerator is None or accelerator.is_main_process
     page = fit_folder(
@@ -175,7 +185,7 @@ def predict(
     made = _made(network) if network else None
     with _bars(sys.stderr.isatty()) as bars:
         # How many there are is found out.
-        show = partial(_show, bars, bars.add_task("images", total=None))
+        show = given(_show, bars, bars.add_task("images", total=None))
         number = predict_folder(model, folder, out, show, seed, broken, workers, made)
     print(f"written: {out}, {number} images")
     return 0
@@ -281,11 +291,18 @@ def choose(
         profile: how much of it.
         row: of the comparison (default: all).
     """
+    experiment = EXPERIMENTS[name]
     tries = runs.trials([name], profile, row)
+    if not tries:
+        raise ValueError(f"{name}: expected rows and an experiment of which several α are tried")
+    if not len(experiment.data(profile).validation):
+        raise ValueError(f"{name} keeps no validation images at {profile}: choose at another")
     code = _run_all(tries, folders, missing=True)
     tried = results.entries_of(folders.out / name / f"{results.CHOICES}.json")
-    for one, alpha in tables.by_rule(tried, profile, EXPERIMENTS[name].judge).items():
-        print(f"{name} {one}: alpha {alpha:g}")
+    left = {job.row for job in runs.missing(tries, folders.out)}
+    for one, alpha in tables.by_rule(tried, profile, experiment.judge).items():
+        if one not in left:
+            print(f"{name} {one}: alpha {alpha:g}")
     for job in runs.jobs([name], profile, [0], row):
         if runs.missing([job], folders.out) and runs.adopt(job, folders.out, folders.runs):
             print(f"{job}: taken from its trial")
@@ -305,10 +322,11 @@ def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
     for name, make in tables.PAGES.items():
         path = folders.out.with_name(name)
         if path.exists():
-            page = tables.renewed(path.read_text(), folders.out, make)
+            page = tables.renewed(path.read_text(encoding="utf-8"), folders.out, make)
         else:
             page = tables.generated(folders.out, make) + "\n"
-        path.write_text(page)
+        with atomic_write(path) as partial:
+            partial.write_text(page, encoding="utf-8")
         print(f"written: {path}")
     for path in tables.save_figures(folders.out, folders.out.with_name("_static")):
         print(f"written: {path}")
@@ -345,7 +363,7 @@ def _run_all(
                     keep=keep,
                     compile=compile,
                     accelerator=accelerator,
-                    progress=partial(_show, bars, bar),
+                    progress=given(_show, bars, bar),
                 )
                 if entry:
                     seconds = f"{entry['wall_seconds']:.0f} s"
@@ -354,8 +372,8 @@ def _run_all(
                 failed.append(str(job))
                 first_line = str(error).partition("\n")[0]
                 print(f"{job}: error: {first_line}", file=sys.stderr, flush=True)
-                if accelerator.num_processes > 1 and not isinstance(error, EVERYWHERE):
-                    break  # the other processes would wait for this one
+                if accelerator.num_processes > 1:
+                    break  # the others may wait for this process, which they then end with
             bars.remove_task(bar)
             bars.advance(overall)
     if failed:
@@ -430,7 +448,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "stopped; the same command with --missing goes on from the last epoch (fit: without)",
+            "stopped; the same command goes on from the last epoch (train, reproduce: --missing)",
             file=sys.stderr,
         )
         return 130

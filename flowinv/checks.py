@@ -13,6 +13,14 @@ from torch import Tensor, nn
 Part = TypeVar("Part")
 
 
+ADDRESS = "https://github.com/flowinv/flowinv"
+
+
+def with_extra(name: str) -> str:
+    """How to install what an extra of this package brings."""
+    return f"install it with pip install 'flowinv[{name}] @ git+{ADDRESS}'"
+
+
 class Registry(dict[str, Part]):
     """A dict of named parts whose failed look-up lists the names there are.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .alignment import mean
-from .checks import check_count, check_images, check_labels, check_some, told
+from .checks import check_count, check_images, check_labels, check_some, told, with_extra
 from .data.reading import Images, as_floats, parts
 from .distributions import wrap
 from .model import InvariantClassifier
@@ -399,7 +399,5 @@ def _pandas():
     try:
         import pandas
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "pandas is missing: install it with pip install 'flowinv[table]'"
-        ) from None
+        raise ModuleNotFoundError(f"pandas is missing: {with_extra('table')}") from None
     return pandas

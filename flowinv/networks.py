@@ -56,7 +56,8 @@ class Pretrained(Network):
     For torchvision's networks, timm's, and others that want normalised images: normalisation is
     inside, because transformations act on pixels in [0, 1]. Frozen, its parameters do not learn and
     it stays in evaluation mode whatever is called on it, so that its batch normalisation and
-    dropout do not move either. Training lays it out channels last.
+    dropout do not move either. Training lays torchvision's and timm's out channels last; others may
+    rely on the usual layout.
 
     Args:
         network: of normalised images to logits.
@@ -97,6 +98,7 @@ class Pretrained(Network):
                 f" got {self.mean.flatten().tolist()} and {self.std.flatten().tolist()}"
             )
         self.network = network
+        self.channels_last = type(network).__module__.startswith(("torchvision.", "timm."))
         self.frozen = frozen
         if frozen:
             network.requires_grad_(False)

@@ -588,3 +588,34 @@ def test_what_mario_iggy_cannot_be_is_a_one_line_error(bad):
     with pytest.raises(ValueError, match=expected) as error:
         mario_iggy(**bad, sample=True)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_of_sixteen_bits_become_eight(tmp_path, channels):
+    """Pillow would cut off all above 255."""
+    deep = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (image,) = data.ImageFiles([tmp_path / "deep.png"], 20, channels=channels)
+    expected = torch.from_numpy(deep.astype(np.float32)) / 65535 * 255
+    assert (image.float() - expected).abs().max() <= 1
+
+
+def test_what_is_transparent_is_black(tmp_path):
+    picture = np.full((20, 20, 4), 200, np.uint8)
+    picture[..., 3] = 255
+    picture[:10, :, 3] = 0
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    (image,) = data.ImageFiles([tmp_path / "half.png"], 20)
+    assert (image[:, :10] == 0).all() and (image[:, 10:] == 200).all()
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path):
+    Image.fromarray(np.ones((20, 20), np.float32)).save(tmp_path / "range.tiff")
+    with pytest.raises(DataError, match="range.tiff is no readable image .*32 bits"):
+        data.ImageFiles([tmp_path / "range.tiff"], 20)[0]
+
+
+def test_a_number_of_numpy_names_one_image():
+    split = data.load("mnist", sample=True).test
+    image, label = split[np.int64(3)]
+    assert torch.equal(image, split.images[3]) and label == split.labels[3]

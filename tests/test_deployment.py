@@ -55,6 +55,26 @@ def test_a_flow_is_trained_beside_a_classifier_that_stays_bit_for_bit(photos, fe
     assert not network.training and not model.train().classifier.network.training
 
 
+class Viewed(nn.Module):
+    """A network that relies on the usual layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * 30 * 30, 2)
+
+    def forward(self, images):
+        seen = self.convolution(images)
+        return self.head(seen.view(len(seen), -1))
+
+
+def test_a_readers_network_keeps_the_usual_layout_and_torchvisions_does_not(photos):
+    model = from_classifier(Viewed(), "flow", "rotation", size=32, frozen=False)
+    fit(model, *photos, FEW, device="cpu", progress=False)
+    assert not model.classifier.channels_last
+    assert from_classifier(resnet(), "flow", "rotation", size=32).classifier.channels_last
+
+
 def test_an_unfrozen_classifier_learns(photos):
     model = from_classifier("resnet18", "augerino", "rotation", classes=2, frozen=False)
     before = copy.deepcopy(model.classifier.state_dict())
@@ -358,7 +378,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path, mo
     with pytest.raises(ValueError, match=r"expected a shape \(C, H, W\)"):
         export_model(flow, tmp_path / "m.pt2", (28, 28))
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowinv\[onnx\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowinv\[onnx\]"):
         export_model(flow, tmp_path / "m.onnx", (1, 28, 28))
     assert not list(tmp_path.iterdir())
 

@@ -72,6 +72,40 @@ def test_fit_leaves_a_model_and_a_page_and_predict_a_line_an_image(photos, tmp_p
     assert csvs.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["model.html", "model.checkpoint", "model-0.1"])
+def test_a_models_name_that_its_page_or_checkpoint_would_take_is_refused(
+    photos, tmp_path, capsys, name
+):
+    assert call("fit", photos, "--out", tmp_path / name, *FIT) == 1
+    assert "expected a file's name that ends in .safetensors" in capsys.readouterr().err
+    (tmp_path / "model.html").write_text("My own page.")
+    assert call("fit", photos, "--out", tmp_path / "model.safetensors", *FIT) == 1
+    assert "model.html is there already" in capsys.readouterr().err
+    assert (tmp_path / "model.html").read_text() == "My own page."
+
+
+def test_fit_learns_from_all_images_but_those_of_the_test(photos, tmp_path, monkeypatch):
+    from flowinv.deployment import folders
+
+    seen = []
+
+    def watch(model, split, *more, **others):
+        seen.append(len(split))
+        return fit(model, split, *more, **others)
+
+    fit = folders.fit
+    monkeypatch.setattr(folders, "fit", watch)
+    assert call("fit", photos, "--out", tmp_path / "m.safetensors", *FIT) == 0
+    assert seen == [12]
+
+
+def test_to_predict_for_a_folder_that_is_not_there_is_refused(photos, tmp_path, capsys):
+    out = tmp_path / "m.safetensors"
+    assert call("fit", photos, "--out", out, *FIT) == 0
+    assert call("predict", out, tmp_path / "none", "--out", tmp_path / "t.csv") == 1
+    assert "none is no folder" in capsys.readouterr().err
+
+
 KILLED = """
 import os, signal, sys
 from flowinv.training import loop

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from flowinv.data import mario_poses
+from flowinv.data import DataError, mario_poses
 from flowinv.distributions import MixtureBase, wrap
 from flowinv.guides import GUIDES
 from flowinv.lab import (
@@ -826,6 +826,40 @@ def test_the_rule_takes_the_largest_alpha_within_one_standard_error_of_the_best(
     entries += [tried("augerino", 0.01, -0.4), tried("flow", 1.0, -0.1, profile="full")]
     assert report.by_rule(entries, "reduced") == {"flow": 0.03, "augerino": 0.01}
     assert report.by_rule(entries, "full") == {"flow": 1.0}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_row_has_files_of_its_own(name):
+    experiment = EXPERIMENTS[name]
+    stems = [Job(name, "ci", row).stem for row in experiment.rows]
+    assert len(set(stems)) == len(stems)
+
+
+def test_an_entry_of_another_profile_is_another_run():
+    quick = [e for e in stored(NAME, "quick") if (e["row"], e["seed"]) == ("flow", 0)][0]
+    assert Job(NAME, "quick", "flow").made(quick)
+    changes = {"epochs": quick["epochs"]}
+    assert not Job(NAME, "reduced", "flow", changes=changes).made(quick)
+
+
+def test_a_damaged_file_of_results_is_named(tmp_path):
+    path = tmp_path / "quick.json"
+    path.write_text("<<<<<<< mine")
+    with pytest.raises(RunError, match="quick.json is no file of results"):
+        store({"row": "flow", "seed": 0}, path, ["flow"])
+
+
+def test_what_was_chosen_for_a_row_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="unknown row 'flow'"):
+        replace(EXPERIMENTS["mario-3mode"], chosen={"reduced": {"flow": {"alpha": 0.1}}})
+
+
+def test_without_the_published_pictures_their_experiments_do_not_take_others(monkeypatch):
+    sprites = EXPERIMENTS[NAME].data("ci")
+    monkeypatch.setattr("flowinv.lab.experiments.mario_iggy", lambda *args, **options: sprites)
+    assert EXPERIMENTS[NAME].data("quick") is sprites
+    with pytest.raises(DataError, match="the published pictures of Mario-Iggy are neither"):
+        EXPERIMENTS[NAME].data("reduced")
 
 
 TRIED = "mnist-dial-2"

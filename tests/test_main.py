@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowinv.__main__ import main
+from flowinv.checks import with_extra
 from flowinv.lab import EXPERIMENTS, report, runs
 
 ROOT = Path(__file__).parents[1]
@@ -103,8 +104,8 @@ def test_a_wrong_setting_is_named_once_before_the_first_run(
 
 @pytest.mark.parametrize("command", ["train", "reproduce", "evaluate"])
 def test_a_profile_that_an_experiment_lacks_is_named_once(command, tmp_path, folders, call, capsys):
-    assert call(command, NAME, "--profile", "reduced", *folders) == 1
-    error = "error: unknown profile 'reduced': expected one of ci, quick, full\n"
+    assert call(command, NAME, "--profile", "long", *folders) == 1
+    error = "error: unknown profile 'long': expected one of ci, quick, full, reduced\n"
     assert capsys.readouterr().err == error
     assert not list(tmp_path.iterdir())
 
@@ -152,7 +153,7 @@ def test_stopping_has_its_own_exit_code_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(runs, "save_weights", stop)
         assert call("train", *FLOW, *folders) == 130
-    assert "the same command with --missing goes on" in capsys.readouterr().err
+    assert "the same command goes on from the last epoch" in capsys.readouterr().err
     assert call("train", *FLOW, *folders, "--missing") == 0
     assert len(entries(tmp_path)) == 1
     assert call("train", *FLOW, *folders, "--missing") == 0
@@ -220,6 +221,21 @@ def test_choose_tries_every_alpha_and_says_what_the_rule_takes(tmp_path, folders
     assert report.START in (tmp_path / "choices.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (["depth", "--profile", "ci"], "of which several α are tried"),
+        (["mnist-dial-2", "--profile", "ci", "--row", "none"], "of which several α are tried"),
+        (["mnist-selective", "--profile", "quick"], "keeps no validation images at quick"),
+    ],
+)
+def test_where_there_is_nothing_to_choose_by_it_is_refused(
+    tmp_path, folders, call, capsys, asked, reason
+):
+    assert call("choose", *asked, *folders) == 1
+    assert reason in capsys.readouterr().err and not files(tmp_path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")
 def test_a_full_disk_ends_with_a_word_and_nothing_half_written(tmp_path, folders):
     """Files may grow to 20 kB, as if no more were left: less than a checkpoint."""
@@ -269,14 +285,14 @@ except ModuleNotFoundError as error:
 def test_what_chapters_do_works_without_the_extra_and_a_run_names_it():
     without = command_line(code=BLOCKED + WITHOUT)
     assert without.returncode == 0, without.stderr
-    assert without.stdout == "filelock is missing: install it with pip install 'flowinv[lab]'\n"
+    assert without.stdout == f"filelock is missing: {with_extra('lab')}\n"
 
 
 def test_without_the_extra_the_command_ends_with_a_word():
     start = "import runpy; runpy.run_module('flowinv', run_name='__main__')"
     without = command_line("list", code=BLOCKED + start)
     assert without.returncode == 1
-    message = "error: tyro is missing: install it with pip install 'flowinv[lab]'\n"
+    message = f"error: tyro is missing: {with_extra('lab')}\n"
     assert without.stderr == message
 
 
@@ -286,6 +302,6 @@ def test_a_missing_part_of_the_extra_is_named_once(
 ):
     monkeypatch.setitem(sys.modules, name, None)
     assert call("train", NAME, "--profile", "ci", *folders) == 1
-    message = f"error: {name} is missing: install it with pip install 'flowinv[lab]'"
+    message = f"error: {name} is missing: {with_extra('lab')}"
     assert capsys.readouterr().err.strip() == message
     assert not files(tmp_path)

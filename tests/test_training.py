@@ -139,6 +139,18 @@ def test_held_out_images_teach_q_alone_and_the_others_the_classifier(data):
     assert same(after(labels, alpha=None).q, build().q)
 
 
+def test_the_loss_of_burn_in_is_a_mean_over_the_images_that_teach_the_classifier(data):
+    settings = replace(SETTINGS, held_out=0.25, burn_in=2)
+    images, labels = (tensor[:32] for tensor in data)
+    held_out = torch.zeros(32, dtype=torch.bool)
+    held_out[:8] = True
+    model = build()
+    own = torch.nn.functional.cross_entropy(model.classify(images[8:]), labels[8:])
+    optimizers = training.make_optimizers(model, settings, fused=False)
+    loss, _, _ = step(model, optimizers, images, labels, settings, None, held_out=held_out)
+    torch.testing.assert_close(loss, own.detach())
+
+
 def test_a_quarter_held_out_is_the_same_quarter_in_every_epoch(data):
     images = data[0]
     chosen = training._held_out(images, replace(SETTINGS, held_out=0.25))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -99,8 +100,8 @@ class Split:
 
         Images come in the order that the index names.
         """
-        if isinstance(index, int):
-            return self.source[index], int(self.labels[index])
+        if isinstance(index, Integral):  # NumPy's, too
+            return self.source[int(index)], int(self.labels[int(index)])
         return Split(
             self.source[index],
             self.labels[index],

@@ -137,13 +137,25 @@ class ImageFiles(torch.utils.data.Dataset):
     def _open(self, path: Path) -> Image.Image:
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB" if self.channels == 3 else "L")
+            return _opaque(image).convert("RGB" if self.channels == 3 else "L")
 
     def _image(self, path: Path) -> Tensor:
         try:
             return self.bring(self._open(path))
         except UNREADABLE as error:
             raise DataError(f"{path} is no readable image ({_reason(error)}): {REMEDY}") from None
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """In 8 bits, on black where it is transparent."""
+    if image.mode.startswith("I;16"):  # Pillow would cut off all above 255
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise OSError(f"its pixels are numbers of 32 bits (mode {image.mode}); convert to 8 or 16")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image
 
 
 def _reason(error: BaseException) -> str:
@@ -219,7 +231,7 @@ def load_folder(
             splits[name] = _sound(split, broken == "skip", path / name)
     train = splits["train"]
     validation = splits.get("validation", train[:0])
-    data = Dataset(path.name, classes["train"], train, validation, splits["test"])
+    data = Dataset(path.resolve().name, classes["train"], train, validation, splits["test"])
     return data if "validation" in splits else data.held_out()
 
 

@@ -20,6 +20,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..checks import with_extra
 from ..distributions import FlowDistribution, PointMass, Uniform
 from ..distributions.box import Draw, Gaussian, GaussianMixture, equally_weighted
 from ..distributions.univariate import wrap
@@ -185,6 +186,4 @@ def _need(*packages: str) -> None:
         try:
             __import__(package)
         except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                f"{package} is missing: install it with pip install 'flowinv[onnx]'"
-            ) from None
+            raise ModuleNotFoundError(f"{package} is missing: {with_extra('onnx')}") from None

@@ -27,7 +27,7 @@ from ..training import Settings, fit, pick_device
 from .building import from_classifier
 from .storage import load_model, save_model
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 BATCH = 64  # images in memory
 SMALL = "convnet"  # this package's own small classifier, by name
 
@@ -54,8 +54,9 @@ def fit_folder(
     same call goes on from there.
 
     Args:
-        folder: with ``train/<class>/`` and ``test/<class>/``, as ``load_folder`` has it.
-        out: the model's file, which must not be there yet.
+        folder: with ``train/<class>/`` and ``test/<class>/``, as ``load_folder`` has it. All
+            images but those of the test are learned from.
+        out: the model's file, which ends in .safetensors. Neither it nor the page may be there yet.
         settings: of training.
         family, guide: names in ``FAMILIES`` and ``GUIDES``.
         classifier: ``convnet``, this package's small one, or the name of a torchvision network.
@@ -74,11 +75,14 @@ def fit_folder(
         CheckpointError: the state of training is of another call, or a file cannot be written.
     """
     out = Path(out)
+    if out.suffix != ".safetensors":  # page and checkpoint go by the name without it
+        raise ValueError(f"out: expected a file's name that ends in .safetensors, got {out.name!r}")
     page = out.with_suffix(".html")
     checkpoint = out.with_suffix(".checkpoint")
-    if out.exists() and not checkpoint.exists():
-        raise ValueError(f"{out} is there already: choose another file, or delete it")
-    data = load_folder(folder, size, pad=pad, broken=broken)
+    for path in (out, page):
+        if path.exists() and not checkpoint.exists():
+            raise ValueError(f"{path} is there already: choose another file, or delete it")
+    data = load_folder(folder, size, pad=pad, broken=broken).joined()
     model = _build(len(data.classes), family, guide, classifier, weights, size, settings.seed)
     history = fit(
         model,
@@ -168,6 +172,8 @@ def predict_folder(
             " {'size': …, 'classes': …})"
         )
     folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: expected one with images in it or below")
     paths = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     files = ImageFiles(paths, about["size"], about.get("pad", False), _channels(model))
     if broken == "skip":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import metrics
 from ..alignment import canonical, confidence, energy, logits_of, mean_shift, poses
 from ..checks import Registry
-from ..data import Dataset, Split, cache_file, load, load_folder, mario_iggy, mario_poses
+from ..data import DataError, Dataset, Split, cache_file, load, load_folder, mario_iggy, mario_poses
 from ..distributions import MixtureBase, UniformBase, wrap
 from ..guides import GUIDES, Numbers
 from ..model import AtAnyPose, InvariantClassifier, PoseLearner
@@ -101,6 +101,10 @@ class Experiment:
         # So that a name that is not there is refused with those that are.
         object.__setattr__(self, "rows", Registry("row", **self.rows))
         object.__setattr__(self, "profiles", Registry("profile", **self.profiles))
+        for profile, rows in self.chosen.items():
+            self.profiles[profile]
+            for row in rows:
+                self.rows[row]
 
     def build(self, row: str, profile: str, data: Dataset, seed: int = 0) -> InvariantClassifier:
         """An untrained model for one row, the same for the same seed.
@@ -241,7 +245,13 @@ def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str],
         size = sizes[profile]
         sample = profile in ("ci", "quick")
         apart = 0 if sample else 1000
-        return mario_iggy(degrees, modes, size, size // 2, sample=sample, validation=apart)
+        found = mario_iggy(degrees, modes, size, size // 2, sample=sample, validation=apart)
+        if not sample and "original" not in found.title:
+            raise DataError(
+                "the published pictures of Mario-Iggy are neither in the cache nor to be"
+                " downloaded: connect to the net, or run at quick, with this project's sprites"
+            )
+        return found
 
     return data
 
@@ -749,9 +759,9 @@ def _classifies(
     )
 
 
-def _alphas(profile: str, *alphas: float | None) -> dict[str, dict[str, dict]]:
+def _alphas(profile: str, *alphas: float | None, last: str = "flow") -> dict[str, dict[str, dict]]:
     """What was chosen: an α for each row that learns; None where it is still to be chosen."""
-    rows = zip(LEARNED, alphas, strict=True)
+    rows = zip((*LEARNED[:-1], last), alphas, strict=True)
     return {profile: {row: {"alpha": alpha} for row, alpha in rows if alpha is not None}}
 
 

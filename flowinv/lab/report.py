@@ -36,7 +36,7 @@ def by_rule(tried: list[dict], profile: str, judge: str = "validation") -> dict[
     likelihood = f"{judge}_log_likelihood"
     by_row: dict[str, list[dict]] = {}
     for entry in tried:
-        if entry["profile"] == profile:
+        if entry["profile"] == profile and likelihood in entry["metrics"]:
             by_row.setdefault(entry["row"], []).append(entry)
     chosen = {}
     for row, entries in by_row.items():
@@ -92,7 +92,7 @@ def _table(experiment: Experiment, found: dict[str, list[dict]]) -> str:
     return plots.table(header, rows)
 
 
-# What tells the parts of a gain apart: name of the metric, heading, digits, sign.
+# What tells the parts of a gain apart: name of the metric, heading, digits.
 ANATOMY = (
     ("accuracy_plain", "plain", 1),
     ("accuracy_averaged", "averaged", 1),
@@ -145,7 +145,7 @@ def choices(folder: Path) -> str:
             parts.append(f"## {name}, `{profile}`")
             parts.append(plots.table(header, rows))
             if not in_use:
-                parts.append("Not in use yet: not every value has been tried.")
+                parts.append("Not in use yet.")
             parts.append(f"By these no choice was made: {experiment.unit}, on test images.")
             parts.append(plots.table(header, scores))
             parts.append(_provenance(here))

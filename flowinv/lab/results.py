@@ -24,6 +24,7 @@ import pyro
 import torch
 
 from .. import __version__
+from ..checks import with_extra
 from ..files import atomic_write
 from ..training import pick_device
 from .experiments import EXPERIMENTS
@@ -51,7 +52,7 @@ def from_extra(name: str) -> ModuleType:
 
 def how_to_install(error: ModuleNotFoundError) -> str:
     """What to do about a module of the extra ``lab`` that is not there."""
-    return f"{error.name} is missing: install it with pip install 'flowinv[lab]'"
+    return f"{error.name} is missing: {with_extra('lab')}"
 
 
 # Reading
@@ -150,8 +151,19 @@ def summary(name: str, profile: str, metric: str, folder: Path | None = None) ->
 
 
 def entries_of(path: Path) -> list[dict]:
-    """The entries of a result file; none if it is not there."""
-    return json.loads(path.read_text()) if path.exists() else []
+    """The entries of a result file; none if it is not there.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{path} is no file of results ({error}): mend it, or move it away"
+        ) from None
 
 
 # Storing
@@ -180,7 +192,7 @@ def store(entry: dict, path: Path, order: Sequence[str]) -> None:
             entries.append(entry)
             entries.sort(key=lambda e: (_position(e["row"], order), e["row"], e["seed"]))
             with atomic_write(path) as partial:
-                partial.write_text(json.dumps(entries, indent=1) + "\n")
+                partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(
             f"{path} could not be written ({error}): free some space or choose another"
@@ -237,7 +249,8 @@ def _revision() -> str:
     if not shutil.which("git"):
         return "unknown"
     revision = _git("rev-parse", "--short", "HEAD").stdout.strip()
-    if not revision:
+    tracked = not _git("ls-files", "--error-unmatch", "__init__.py").returncode
+    if not (revision and tracked):  # a repository around the package need not be its own
         return "unknown"
     # Of the package alone: results may change.
     changed = _git("diff", "--quiet", "HEAD", "--", ".").returncode

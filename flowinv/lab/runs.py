@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from ..data import Dataset
+from ..files import atomic_write
 from ..model import InvariantClassifier
 from ..training import Settings, fit, pick_device
 from ..training.checkpoints import finished_epochs, load_weights, save_weights
@@ -86,8 +87,9 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """Row and seed as part of a file's name."""
-        return re.sub(r"[^a-z0-9_]+", "-", self.row) + f"-{self.seed}"
+        """Row and seed as part of a file's name, each its own."""
+        row = self.row.replace("÷", "by")
+        return re.sub(r"[^a-z0-9_]+", "-", row) + f"-{self.seed}"
 
     @property
     def digest(self) -> str:
@@ -111,7 +113,8 @@ class Job:
 
     def made(self, entry: dict) -> bool:
         """Whether a stored entry is this job's, with the settings and options of now."""
-        if (entry["row"], entry["seed"]) != (self.row, self.seed):
+        own = (self.profile, self.row, self.seed)
+        if (entry["profile"], entry["row"], entry["seed"]) != own:
             return False
         model = self.experiment.model_of(self.row)
         then = {key: entry[key] for key in model}
@@ -184,9 +187,10 @@ def adopt(job: Job, out: Path, runs: Path) -> dict | None:
         The entry, which is stored; None if there was no such trial.
     """
     for entry in entries_of(out / job.name / f"{CHOICES}.json"):
-        if entry["profile"] == job.profile and job.made(entry):
+        if job.made(entry):
             for tried in job.weights_file(runs).parent.glob(f"{job.stem}-{job.digest}.safetensors"):
-                shutil.copyfile(tried, job.weights_file(runs))
+                with atomic_write(job.weights_file(runs)) as partial:
+                    shutil.copyfile(tried, partial)
             store(entry, job.result_file(out), list(job.experiment.rows))
             return entry
     return None
@@ -356,10 +360,12 @@ def trained(
 def _load(job: Job, folder: Path | None, data: Dataset) -> InvariantClassifier:
     path = job.weights_file(folder or results_folder())
     if not path.exists():
-        keep = "" if folder else " --keep"
+        more = "" if folder else " --keep"
+        for key, value in job.changes.items():
+            more += f" --{key.replace('_', '-')} {value}"
         raise RunError(
             f"{path} is not there: train it with python -m flowinv train {job.name}"
-            f" --profile {job.profile} --row {job.row!r} --seed {job.seed}{keep}"
+            f" --profile {job.profile} --row {job.row!r} --seed {job.seed}{more}"
         )
     model = job.experiment.build(job.row, job.profile, data, job.seed).to(pick_device())
     about = load_weights(path, model)

@@ -313,7 +313,8 @@ def _check_settings(path: str | Path, there: dict, here: dict) -> None:
     ]
     if changed:
         raise CheckpointError(
-            f"{path} was trained with {', '.join(changed)}: use those settings, or another file"
+            f"{path} was trained with {', '.join(changed)}: use those settings or another"
+            " file, or delete it to start afresh"
         )
 
 
@@ -333,7 +334,7 @@ def _check_identity(path: str | Path, there: dict, here: dict) -> None:
         if difference:
             raise CheckpointError(
                 f"{path} is of another run (its {key} differs{difference}):"
-                " use the same one, or another file"
+                " use the same one or another file, or delete it to start afresh"
             )
 
 

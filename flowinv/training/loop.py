@@ -247,8 +247,8 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of gradient descent: the loss and entropy before it, and the gradient's norm.
 
-    All three stay on the device: nothing here waits for a GPU. PyTorch's global generators are
-    seeded; ``fit`` gives them back at its end.
+    All three stay on the device: nothing here waits for a GPU, but for images held out. PyTorch's
+    global generators are seeded; ``fit`` gives them back at its end.
 
     Args:
         model: on the images' device.
@@ -284,6 +284,8 @@ def step(
     if _several(accelerator):
         learner = model.classifier if alpha is None else model
         loss, entropy = _add_up(_learning(learner), loss, entropy, accelerator)
+    if held_out is not None and alpha is None:  # a mean over those alone that the classifier sees
+        loss = loss / (~held_out).double().mean().clamp(min=1 / B).to(loss)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     for optimizer in optimizers:
         optimizer.step()
