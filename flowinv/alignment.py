@@ -37,9 +37,10 @@ from .checks import check_count, check_images, told
 from .distributions import draw, wrap
 from .model import InvariantClassifier
 from .transforms import Family, compose
+from .transforms.sampling import centres
 
 BATCH = 500  # images at a time
-PAIRS = 2**24  # of points that are compared at a time
+PAIRS = 2**24  # numbers that tell points apart, at a time
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def mean_shift(
 
     def target(q: TorchDistribution) -> Tensor:
         T = q.sample((samples,))
-        return mean(T, angles) if towards == "mean" else _most_probable(q, T)
+        if towards == "mean":
+            return mean(T, angles)
+        return most_probable(q.log_prob(T), T, family.identity.to(T))
 
     parts = []
     for part in images.to(model.device).split(BATCH):
@@ -141,10 +144,20 @@ def mean_shift(
     )
 
 
-def _most_probable(q: TorchDistribution, T: Tensor) -> Tensor:
-    """Of samples (S, B, D) the one that q likes best: (B, D)."""
-    best = q.log_prob(T).argmax(0)
-    return T[best, torch.arange(T.shape[1], device=T.device)]
+def most_probable(log_q: Tensor, T: Tensor, identity: Tensor) -> Tensor:
+    """Of samples (S, B, D) the one that q likes best, the nearest to the identity of equals.
+
+    Args:
+        log_q: (S, B), the samples' log-densities.
+        T: (S, B, D).
+        identity: (D,).
+
+    Returns:
+        (B, D).
+    """
+    equal = log_q >= log_q.amax(0) - 1e-4
+    distance = torch.where(equal, (T - identity).norm(dim=-1), torch.inf)
+    return T.gather(0, distance.argmin(0)[None, :, None].expand(1, -1, T.shape[-1]))[0]
 
 
 def _mean_shift(
@@ -210,7 +223,7 @@ def modes(
         width: h, the scale at which modes are looked for, in units of the box (1/9 is 20 degrees
             of a rotation). Two that are nearer to each other than 2h are one.
         points: by which q is represented.
-        most: K. Of more modes the lightest are left out.
+        most: K, if there are as many points. Of more modes the lightest are left out.
         least: a mode with a smaller share is left out, unless it is the heaviest.
 
     Returns:
@@ -228,7 +241,7 @@ def modes(
     """
     T, mass = _weighed_points(q, points)
     S, B = mass.shape
-    at_once = max(1, PAIRS // S**2)
+    at_once = max(1, PAIRS // (S**2 * T.shape[-1]))
     found = []
     for some, m in zip(T.expand(S, B, -1).split(at_once, 1), mass.split(at_once, 1)):
         some = some[:, :1] if T.shape[1] == 1 else some
@@ -250,8 +263,7 @@ def _weighed_points(q: TorchDistribution, number: int) -> tuple[Tensor, Tensor]:
     if q.event_shape != (1,) or len(T) < number:  # a point mass is drawn once
         return T, weights
     number = len(T)
-    edge = 1 - 1 / number
-    grid = torch.linspace(-edge, edge, number, dtype=T.dtype, device=T.device)[:, None, None]
+    grid = centres(number, number, like=T)[:, None, None]
     density = q.log_prob(grid.expand(-1, *q.batch_shape, -1)).exp()
     total = density.mean(0)  # times 2, the integral of q
     resolved = (2 * total - 1).abs() < 0.1  # not so where q is as narrow as the grid
@@ -275,6 +287,9 @@ def _modes(
     """The heaviest modes (K, B, D) of points (S, B, D), and their masses (K, B)."""
     square = (_from_to(T[:, None], T, angles) / width).square().sum(-1)  # (S, S, B)
     density = ((-0.5 * square).exp() * mass).sum(1)
+    # Of equals the nearest to the middle of the box is the best, and not what rounding says: a q
+    # that is flat has one mode, there.
+    density = density * (1 - 1e-3 * T.norm(dim=-1) / T.shape[-1] ** 0.5)
     # Each point leaps to the best one within h, and so on from there. Smoothed by h, q has no
     # valley that is narrower. Leaps of leaps end where all of them would.
     end = density.where(square <= 1, -1.0).argmax(1)
@@ -337,12 +352,13 @@ def poses(
         (torch.Size([4, 8, 2, 3]), torch.Size([4, 8]), torch.Size([4, 8, 1, 28, 28]))
     """
     check_images(images)
-    if looks < 1:
-        raise ValueError(f"poses: expected looks of 1 or more, got {looks}")
+    check_count("looks", looks)
+    check_count("most", most)
     find = partial(modes, angles=model.family.angles, width=width, least=least)
     parts = []
     for part in images.to(model.device).split(BATCH):
-        T, weights = find(model.q(part), most=most)
+        with told(part, model.q):
+            T, weights = find(model.q(part), most=most)
         M = model.family.matrix(T)
         there = weights > 0
         for _ in range(looks - 1):

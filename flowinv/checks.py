@@ -63,8 +63,7 @@ def check_images(images: Tensor, values: bool = True, or_bytes: bool = False) ->
     if not isinstance(images, Tensor) or images.ndim != 4:
         got = f"shape {tuple(images.shape)}" if hasattr(images, "shape") else type(images).__name__
         raise ValueError(
-            f"images: expected a tensor (B, C, H, W), got {got};"
-            " add the missing axes with images[None] or images[:, None]"
+            f"images: expected a tensor (B, C, H, W), got {got}; {_how_to_shape(images)}"
         )
     if or_bytes and images.dtype == torch.uint8:
         return
@@ -85,6 +84,14 @@ def check_images(images: Tensor, values: bool = True, or_bytes: bool = False) ->
             f"images: expected values in [0, 1], got {low:.3g} to {high:.3g};"
             " rescale them, and leave normalisation to the network"
         )
+
+
+def _how_to_shape(images: object) -> str:
+    if not isinstance(images, Tensor):
+        return "stack them with torch.stack(list(images))"
+    if images.ndim > 4:
+        return "join the first axes with images.flatten(0, -4)"
+    return "add the missing axes with images[None] or images[:, None]"
 
 
 @contextmanager
@@ -121,9 +128,11 @@ def _what_to_do(images: Tensor, networks: tuple[nn.Module, ...]) -> str:
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module.in_channels != C:
                 n = module.in_channels
-                grey = "images.mean(1, keepdim=True) makes one of three"
-                three = "images.expand(-1, 3, -1, -1) makes three of one"
-                return f"{n} channels are expected: {grey if n == 1 else three}"
+                how = {
+                    (3, 1): ": images.mean(1, keepdim=True) makes one of three",
+                    (1, 3): ": images.expand(-1, 3, -1, -1) makes three of one",
+                }
+                return f"{n} channels are expected{how.get((C, n), '')}"
             if isinstance(module, nn.Conv2d):
                 break  # the first one sees the images
     return "make them larger, or as large as the network was made for"
@@ -218,9 +227,10 @@ def check_labels(labels: Tensor, count: int, classes: int) -> None:
         got = type(labels).__name__
         raise ValueError(f"labels: expected a tensor of int64, got {got}; use torch.tensor(labels)")
     if labels.dtype != torch.int64 or labels.shape != (count,):
+        how = "one for each image" if labels.dtype == torch.int64 else "convert with labels.long()"
         raise ValueError(
-            f"labels: expected int64 with shape ({count},), one for each image,"
-            f" got {labels.dtype} {tuple(labels.shape)}; convert with labels.long()"
+            f"labels: expected int64 with shape ({count},),"
+            f" got {labels.dtype} {tuple(labels.shape)}; {how}"
         )
     if count and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
@@ -251,7 +261,7 @@ def check_coefficients(T: Tensor, dim: int, values: bool = True) -> None:
             " the family's names say which they are"
         )
     if values and not (T.detach().abs() <= 1).all():
-        raise ValueError(
-            "T: expected coefficients in the box [-1, 1],"
-            f" got {T.min():.3g} to {T.max():.3g}; scale them, or wrap periodic ones"
-        )
+        nan = bool(T.isnan().any())
+        got = "NaN" if nan else f"{T.min():.3g} to {T.max():.3g}"
+        how = "look at what made it" if nan else "scale them, or wrap periodic ones"
+        raise ValueError(f"T: expected coefficients in the box [-1, 1], got {got}; {how}")

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .alignment import mean
+from .alignment import mean, most_probable
 from .checks import check_count, check_images, check_labels, check_some, told, with_extra
 from .data.reading import Images, as_floats, parts
 from .distributions import wrap
 from .model import InvariantClassifier
+from .transforms import Crop
+from .transforms.projective import TILT
 
 BATCH = 64  # images at a time
 CLASSIFIED = 20  # samples of an image that the classifier looks at
@@ -47,16 +49,16 @@ def _factor(base: float, name: str) -> Unit:
 UNITS = {
     "rotation": _angle(180, "° counter-clockwise"),
     "roll": _angle(180, "° counter-clockwise"),
-    "pitch": _angle(45, "° upper edge away"),
-    "yaw": _angle(45, "° right edge away"),
+    "pitch": _angle(math.degrees(TILT), "° upper edge away"),
+    "yaw": _angle(math.degrees(TILT), "° right edge away"),
     "hue": _angle(180),
     "translation x": Unit("pixels to the left", lambda T, side: side / 2 * T),
     "translation y": Unit("pixels up", lambda T, side: side / 2 * T),
     "scale": _factor(math.exp(-0.5), "× as large"),
     "stretch": _factor(math.exp(-0.5), "× as wide"),
-    "shear": Unit("of the picture", lambda T, side: T / 2),
-    "width": Unit("of the picture", lambda T, side: 0.2 ** ((1 - T) / 2)),
-    "height": Unit("of the picture", lambda T, side: 0.2 ** ((1 - T) / 2)),
+    "shear": Unit("of the picture", lambda T, side: (T / 2).sinh()),
+    "width": Unit("of the picture", lambda T, side: Crop.MIN_SIZE ** ((1 - T) / 2)),
+    "height": Unit("of the picture", lambda T, side: Crop.MIN_SIZE ** ((1 - T) / 2)),
     "centre x": Unit("of the room to the right", lambda T, side: T),
     "centre y": Unit("of the room downwards", lambda T, side: T),
     "brightness": _factor(2, "× as bright"),
@@ -108,8 +110,8 @@ def interval(T: Tensor, angles: Sequence[bool], share: float = 0.9) -> tuple[Ten
         raise ValueError(f"share: expected a number in (0, 1), got {share}")
     angle = math.pi * T
     length = torch.stack([angle.cos().mean(0), angle.sin().mean(0)]).norm(dim=0)
-    # The mean of S directions that prefer none is about 1 / √S long.
-    turned = torch.tensor(angles, device=T.device) & (length > 3 / len(T) ** 0.5)
+    # The mean of S directions that prefer none is about 1 / √S long; that of any at most 1.
+    turned = torch.tensor(angles, device=T.device) & (length > min(3 / len(T) ** 0.5, 0.9))
     centre = torch.where(turned, mean(T, tuple(angles)), 0.0)
     apart = torch.where(turned, wrap(T - centre), T)
     ends = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=T.dtype, device=T.device)
@@ -125,8 +127,8 @@ class Ranges:
         names, units: of the D coefficients.
         low, high: (B, D), the ends of the central interval.
         pose: (B, D), the most probable transformation.
-        probabilities: (B, classes), averaged over q(T | I).
-        agreement: (B,), the share of the transformed images that are given the class that is the
+        probabilities: (B, classes), averaged over 20 samples of q(T | I).
+        agreement: (B,), the share of these transformed images that are given the class that is the
             most probable on average.
     """
 
@@ -246,7 +248,7 @@ def _ranges(
     q = model.q(images)
     T = q.sample((samples,))
     low, high = interval(T, family.angles, share)
-    pose = _most_probable(q.log_prob(T), T, family.identity.to(T))
+    pose = most_probable(q.log_prob(T), T, family.identity.to(T))
     warped = family.warp(images, T[:CLASSIFIED], validate=False)
     logits = model.classify(warped.flatten(0, 1)).unflatten(0, warped.shape[:2])
     probabilities = logits.softmax(-1)
@@ -255,28 +257,21 @@ def _ranges(
     units = [unit(name) for name in family.names]
     side = max(images.shape[-2:])
 
-    def told(T: Tensor) -> Tensor:
+    def in_units(T: Tensor) -> Tensor:
         columns = [u.of(column, side) for u, column in zip(units, T.unbind(-1))]
         return torch.stack(columns, -1).cpu()
 
-    ends = torch.stack([told(low), told(high)])  # some units fall as the coefficient rises
+    ends = torch.stack([in_units(low), in_units(high)])  # some units fall as the coefficient rises
     found = Ranges(
         tuple(family.names),
         tuple(u.name for u in units),
         low=ends.amin(0),
         high=ends.amax(0),
-        pose=told(pose),
+        pose=in_units(pose),
         probabilities=averaged.cpu(),
         agreement=same.to(averaged).mean(0).cpu(),
     )
     return found, T, warped
-
-
-def _most_probable(log_q: Tensor, T: Tensor, identity: Tensor) -> Tensor:
-    """Of samples (S, B, D) the one that q likes best, the nearest to the identity of equals."""
-    equal = log_q >= log_q.amax(0) - 1e-4
-    distance = torch.where(equal, (T - identity).norm(dim=-1), math.inf)
-    return T.gather(0, distance.argmin(0)[None, :, None].expand(1, -1, T.shape[-1]))[0]
 
 
 @torch.no_grad()
@@ -317,7 +312,8 @@ def explain(
     with told(image[None], model.q, model.classifier):
         found, T, warped = _ranges(model, image[None], samples, share)
     names = tuple(classes) if classes is not None else None
-    return Explanation(found, share, image, T[:, 0].cpu(), warped[:, 0].cpu(), names)
+    image, T, warped = image.cpu(), T[:, 0].cpu(), warped[:, 0].cpu()
+    return Explanation(found, share, image, T, warped, names)
 
 
 def table(
@@ -386,7 +382,7 @@ def oddness(widths: Tensor, labels: Tensor) -> Tensor:
         tensor(3)
     """
     logs = widths.clamp(min=1e-6).log()
-    odd = torch.zeros(len(logs))
+    odd = logs.new_zeros(len(logs))
     for c in labels.unique():
         own = labels == c
         apart = (logs[own] - logs[own].quantile(0.5, dim=0)).abs()

@@ -8,7 +8,7 @@ images.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
@@ -27,10 +27,9 @@ from .distributions import (
     mixture_flow,
     spline_flow,
 )
+from .distributions.bases import Numbers
 from .networks import ConvNet, CropNet
 from .transforms import Crop, Family
-
-Numbers = float | Sequence[float]  # one for all coefficients, or one for each
 
 
 class Guide(nn.Module):
@@ -123,7 +122,7 @@ class Augerino(Guide):
 
     Args:
         family, in_channels: as ``Guide`` has them.
-        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0, 1).
+        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0, 0.999].
 
     Source: Benton et al. 2020.
 
@@ -139,7 +138,7 @@ class Augerino(Guide):
         self.logit = nn.Parameter(self.starting_width(half_width, largest=0.999).logit())
 
     def distribution(self, images: Tensor) -> Uniform:
-        return self.box(self.logit.sigmoid(), images.shape[0])
+        return self.box(self.logit.sigmoid().to(images.dtype), images.shape[0])
 
 
 class InstaAug(Guide):
@@ -147,8 +146,8 @@ class InstaAug(Guide):
 
     Args:
         family, in_channels: as ``Guide`` has them.
-        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0, 1). The box may
-            then move and stretch, within [−1, 1]^D.
+        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0, 0.999], and
+            0.001 wider. The box may then move and stretch, within [−1, 1]^D.
         embedding: width of the network's last layer but one.
 
     Source: Miao et al. 2023.
@@ -187,7 +186,7 @@ class InstaAugCrops(Guide):
     The crops cover 0.375 of the picture's side on a grid of 16×16 places, 0.75 on one of 8×8, and
     all of it. A convolutional network gives each crop its weight from the features inside it.
     Around each preset a crop is uniform in a cell: its tile of the grid, and ±0.1 in width and
-    height; so q is a density over the box like any other.
+    height (0.2 below all of it); so q is a density over the box like any other.
 
     Args:
         family: the family ``crop``, and no other.
@@ -305,7 +304,7 @@ class BoxFlow(FlowGuide):
     Args:
         family, in_channels: as ``Guide`` has them.
         embedding: size of the embedding.
-        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0, 1).
+        half_width: where each coefficient's starts, as ``FixedBox`` has it, in (0.001, 1).
         options: of ``FlowGuide`` and ``box_flow``. Unless they say otherwise, it starts around the
             identity, and the coefficients wrap that the family calls periodic.
 
@@ -366,20 +365,14 @@ class Gaussian(MixtureFlow):
     Args:
         family, in_channels: as ``Guide`` has them.
         embedding: size of the embedding.
-        scale: where its standard deviations start.
+        options: of ``MixtureFlow``, but for the number of components.
 
     Source: Schwöbel et al. 2022 (probabilistic spatial transformers), whose Gaussian lives on the
     line.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        in_channels: int,
-        embedding: int = 32,
-        scale: Numbers = 0.3,
-    ):
-        super().__init__(family, in_channels, embedding, components=1, scale=scale)
+    def __init__(self, family: Family, in_channels: int, embedding: int = 32, **options):
+        super().__init__(family, in_channels, embedding, components=1, **options)
 
 
 GUIDES = Registry(

@@ -18,18 +18,19 @@ from .checks import check_count, check_images, check_labels, check_some, told
 from .data.reading import Images
 from .distributions import wrap
 from .model import InvariantClassifier
-from .transforms import FAMILIES
+from .transforms import FAMILIES, sampling
+
+MASS = 0.99  # the share of the samples by which q's reach is told
 
 
-def half_width(values: Tensor, periodic: bool, mass: float = 0.99) -> Tensor:
-    """Half the length of the shortest interval (or arc) that holds ``mass`` of the values.
+def half_width(values: Tensor, periodic: bool) -> Tensor:
+    """Half the length of the shortest interval (or arc) that holds 99% of the values.
 
-    For a uniform distribution on ±w it is mass × w.
+    For a uniform distribution on ±w it is 0.99 w.
 
     Args:
         values: (S, …), S samples of one coefficient in [−1, 1].
         periodic: whether −1 and 1 are the same point, so that an arc may pass through it.
-        mass: share of the values.
 
     Returns:
         (…), in the units of the values.
@@ -38,7 +39,7 @@ def half_width(values: Tensor, periodic: bool, mass: float = 0.99) -> Tensor:
         >>> half_width(torch.linspace(-0.5, 0.5, 1001), periodic=False)
         tensor(0.4950)
     """
-    inside = math.ceil(mass * len(values))
+    inside = math.ceil(MASS * len(values))
     ordered = values.sort(0).values
     if periodic:
         once_more = ordered[: inside - 1] + 2
@@ -85,19 +86,12 @@ def _distance(values: Tensor, centres: Tensor, periodic: bool) -> Tensor:
     return (wrap(difference) if periodic else difference).abs()
 
 
-def _middles(bins: int, like: Tensor) -> Tensor:
-    """The middles of equal bins of [−1, 1]: (bins,)."""
-    last = 1 - 1 / bins
-    return torch.linspace(-last, last, bins, dtype=like.dtype, device=like.device)
-
-
 def coverage(
     values: Tensor,
     centres: Tensor,
     half_width: float,
     periodic: bool,
     bins: int = 72,
-    mass: float = 0.99,
 ) -> tuple[Tensor, Tensor]:
     """How well q fills an ideal range: shares of the range that q reaches, of q that is inside.
 
@@ -109,8 +103,7 @@ def coverage(
         centres: (n, B), of the n arcs that make the ideal range of each image.
         half_width: of each arc.
         periodic: whether −1 and 1 are the same point.
-        bins: of [−1, 1]. q reaches those, fullest first, that hold ``mass`` of its samples.
-        mass: share of the samples.
+        bins: of [−1, 1]. q reaches those, fullest first, that hold 99% of its samples.
 
     Returns:
         Two tensors (B,).
@@ -131,10 +124,10 @@ def coverage(
     index = ((values + 1) / 2 * bins).long().clamp(0, bins - 1)
     counts = values.new_zeros(bins, B).scatter_add_(0, index, torch.ones_like(values))
     ordered, order = counts.sort(0, descending=True)
-    needed = ordered.cumsum(0) - ordered < mass * S  # those before it do not yet hold the mass
+    needed = ordered.cumsum(0) - ordered < MASS * S  # those before it do not yet hold as many
     reached = torch.zeros_like(needed).scatter_(0, order, needed)
 
-    middles = _middles(bins, like=values)[:, None].expand(-1, B)
+    middles = sampling.centres(bins, bins, like=values)[:, None].expand(-1, B)
     ideal = (_distance(middles, centres, periodic) <= half_width).any(1)
     if not ideal.any(0).all():
         raise ValueError(
@@ -313,6 +306,11 @@ class OfAnother(nn.Module):
         super().__init__()
         self.guide = guide
 
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The guide's."""
+        return getattr(self.guide, "encoder", None)
+
     def forward(self, images: Tensor) -> TorchDistribution:
         """q(T | the next image), batch shape (B,)."""
         return self.guide(images.roll(-1, 0))
@@ -342,6 +340,8 @@ def share_between(model: InvariantClassifier, images: Tensor, samples: int = 200
     Returns:
         (D,), in [0, 1]; 0 where q does not move.
     """
+    check_count("images", len(images), least=2)
+    check_count("samples", samples, least=2)
     T = _samples(model, images, samples)
     within = T.var(0).mean(0)
     between = (T.mean(0).var(0) - within / samples).clamp(min=0)
@@ -372,7 +372,7 @@ def information(
 
     Args:
         model: its q is measured.
-        images: (B, C, H, W); a hundred are a good number.
+        images: (B, C, H, W), at least two; a hundred are a good number.
         samples: of q for each image.
 
     Example:
@@ -380,6 +380,7 @@ def information(
         >>> round(information(model, torch.rand(10, 1, 28, 28))[0], 5)
         0.0
     """
+    check_count("images", len(images), least=2)
     images = images.to(model.device)
     q = model.q(images)
     T = q.sample((samples,))
@@ -578,7 +579,7 @@ def invariance_bound(
         names = ", ".join(model.family.names)
         raise ValueError(f"invariance_bound: expected the family rotation, got {names}")
     images = images.to(model.device)
-    t = _middles(points, like=images)[:, None, None]
+    t = sampling.centres(points, points, like=images)[:, None, None]
     sides = [_bound(model, part, t, degrees / 180) for part in images.split(10)]
     left, right = zip(*sides)
     return torch.cat(left), torch.cat(right)

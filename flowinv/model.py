@@ -7,10 +7,11 @@
 with class C, latent image L, transformation T, observed image I and P(T) uniform over the box. The
 negative ELBO, its T terms weighted by α = 1/λ, is what training minimises::
 
-    loss = E_{T ~ q} [−log f(C; A_T(I))] + α · KL(q(T | I) ‖ uniform).
+    loss = E_{T ~ q} [−log f(C; A_T(I))] + α · KL(q(T | I) ‖ uniform)  [− log f(C; I)].
 
-KL = D log 2 − entropy, so α pays for entropy: α → 0 gives the one most convenient transformation,
-large α all of them.
+The term in brackets is there where the classifier is also to know images as they come
+(``original``), as it is unless told otherwise. KL = D log 2 − entropy, so α pays for entropy: α → 0
+gives the one most convenient transformation, large α all of them.
 
 Source: Singhal et al. 2023.
 """
@@ -177,9 +178,10 @@ class InvariantClassifier(nn.Module):
     ) -> Tensor:
         """The negative ELBO per image, estimated with S samples of T: a scalar.
 
-        Without smoothing it equals pyro.infer.Trace_ELBO on ``model`` and ``guide`` divided by the
-        number of images, and takes a fraction of the time. For a q without reparametrised samples
-        the two are equal in expectation, and so are their gradients; this one varies less (see
+        With ``original`` −log f(C; I) comes on top. Without smoothing it equals
+        pyro.infer.Trace_ELBO on ``model`` and ``guide`` divided by the number of images, and takes
+        a fraction of the time. For a q without reparametrised samples the two are equal in
+        expectation, and so are their gradients; this one varies less (see
         flowinv.distributions.draw).
 
         Args:
@@ -248,8 +250,9 @@ class InvariantClassifier(nn.Module):
                 (image, label), read as it is needed. Its labels are not looked at.
             samples: S, as ``draw`` has it: a point mass needs one pass, a mixture takes a multiple
                 of its components. 0 leaves the image as it is: the plain classifier.
-            chunk: how many transformed images there are at once (or the samples of one image),
-                which bounds the memory. None: so many that they suit the device's caches.
+            chunk: how many transformed images there are at once (or the samples of one image;
+                a mixture's may be as many more as make a multiple of its components), which bounds
+                the memory. None: so many that they suit the device's caches.
             workers: processes that read a Dataset.
 
         Raises:
@@ -309,7 +312,8 @@ class PoseLearner(InvariantClassifier):
 
     So q tends to the posterior of T for a picture that stood as those in training, in a transformed
     image; all modes of it, as this is the other direction of KL. The classifier learns from images
-    as they are, q needs no labels, and α plays no part.
+    as they are, q needs no labels, and α plays no part. q must have a density above 0 in all of the
+    box, as flows and mixtures have: that of a box ends, and the loss is then infinite.
 
     Source: Hinton et al. 1995 (the sleep phase of wake-sleep); Papamakarios and Murray 2016.
 
@@ -336,9 +340,10 @@ class PoseLearner(InvariantClassifier):
         S = self.prior(images).sample()
         q = self.q(self.family.warp(images, S, validate=False))
         plain = F.cross_entropy(self.classify(images), labels, label_smoothing=smoothing)
-        _, log_prob, weights = self.draw(q, samples)
-        entropy = -(weights * log_prob).sum(0).mean()
-        return plain - q.log_prob(-S).mean(), entropy.detach()
+        with torch.no_grad():
+            _, log_prob, weights = self.draw(q, samples)
+            entropy = -(weights * log_prob).sum(0).mean()
+        return plain - q.log_prob(-S).mean(), entropy
 
     def weigh(self, nll: Tensor, entropy: Tensor, alpha: float | Tensor) -> Tensor:
         """Likelihood has no price of entropy."""

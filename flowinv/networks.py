@@ -1,6 +1,7 @@
 """Encoders and classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
 
@@ -116,9 +117,9 @@ class Features(nn.Module):
     """What another network's layer sees, and a linear map: (B, C, H, W) → (B, out_features).
 
     For an encoder that looks through the classifier's eyes. The other network is looked at and
-    not taught: its parameters are not this module's, and no gradient reaches them from here. In
-    evaluation mode, as a frozen one always is, it runs up to the layer and no further, if torch.fx
-    can trace the way there.
+    not taught: its parameters are not this module's, no gradient reaches them from here, and it is
+    looked at in evaluation mode, so that its batch normalisation does not move. It runs up to the
+    layer and no further, if torch.fx can trace the way there.
 
     Args:
         network: of images.
@@ -156,8 +157,8 @@ class Features(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What the layer sees, (B, size)."""
         network, layer = self._looked_at
-        with torch.no_grad():
-            if network.training or self.way is None:
+        with torch.no_grad(), _evaluating(network) if network.training else nullcontext():
+            if self.way is None:
                 seen = _seen_on_the_way(network, layer, images)
             else:
                 # Run with the network's own parameters and buffers, wherever they have moved.
@@ -170,6 +171,18 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """In here the network and all its parts are in evaluation mode."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _seen_on_the_way(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:

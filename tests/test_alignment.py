@@ -431,7 +431,7 @@ def test_further_looks_lead_to_a_fixed_point_that_stays_near_its_mode():
         assert left.item() == pytest.approx(30 * 0.2**looks, abs=0.3)
     _, second = angle(poses(homing(0.8), images, looks=3, most=2).matrices[:, 0])
     assert abs(180 * wrap(second - 30 / 180 - 1).item()) < 3  # and not at the heavier one
-    with pytest.raises(ValueError, match="looks of 1 or more"):
+    with pytest.raises(ValueError, match="looks: expected a whole number of 1 or more"):
         poses(homing(), images, looks=0)
 
 
@@ -501,3 +501,12 @@ def test_scores_are_what_their_names_say():
     assert torch.allclose(energy(logits), logits.exp().sum(-1).log(), atol=1e-5)
     assert torch.allclose(energy(logits + 2), energy(logits) + 2)
     assert torch.allclose(confidence(logits + 2), confidence(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("points", [90, 180, 360])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_flat_q_has_one_mode_in_the_middle_however_it_is_looked_at(points, batch):
+    edge = torch.ones(batch, 1)
+    for width in (1.0, 0.6):
+        T, shares = modes(Uniform(-width * edge, width * edge), (True,), points=points)
+        assert torch.equal(shares[0], torch.ones(batch)) and T[0].abs().max() < 0.03

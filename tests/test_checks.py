@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
+from flowinv import checks
 from flowinv.alignment import mean_shift
 from flowinv.distributions import box_flow, coupling_flow, mixture_flow, spline_flow
 from flowinv.explanation import explain, ranges
@@ -187,3 +189,28 @@ def test_a_guide_of_a_readers_own_is_told_of_like_ours(pictures):
     guide = GUIDES["flow"](family, 1, encoder=encoder, embedding=16)
     model = InvariantClassifier(torch.nn.Sequential(encoder, torch.nn.Linear(16, 2)), guide, family)
     refused(lambda: model.predict(pictures[..., 1:, 1:]), "cannot be multiplied", "as large as the")
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        (torch.rand(2, 5, 1, 8, 8), "images.flatten(0, -4)"),
+        ([torch.rand(1, 8, 8)], "torch.stack(list(images))"),
+        (torch.rand(8, 8), "images[None]"),
+    ],
+)
+def test_the_advice_for_images_of_another_shape_cures_it(given, cure):
+    with pytest.raises(ValueError) as error:
+        checks.check_images(given)
+    assert cure in str(error.value)
+
+
+def test_advice_is_given_where_it_helps_alone():
+    network = nn.Conv2d(4, 2, 3)
+    with pytest.raises(ValueError, match="4 channels are expected$"):
+        with checks.told(torch.rand(1, 1, 8, 8), network):
+            network(torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="got torch.int64 .3,.; one for each image"):
+        checks.check_labels(torch.zeros(3, dtype=torch.int64), 4, 2)
+    with pytest.raises(ValueError, match="got NaN; look at what made it"):
+        checks.check_coefficients(torch.tensor([[float("nan")]]), 1)

@@ -515,6 +515,12 @@ def test_distributions_of_other_libraries_can_be_drawn():
     assert torch.allclose(log_prob, Uniform(low, high).log_prob(T))
     assert torch.equal(weights, torch.full((5, 4), 0.2))
 
+    plain = torch.distributions.Independent(torch.distributions.Normal(low, high), 1)
+    assert draw(plain, 5).T.shape == (5, 4, 2)
+    flow = zuko.flows.NSF(2, context=3)(torch.randn(4, 3))
+    T, log_prob, _ = draw(flow, 5)
+    torch.testing.assert_close(log_prob, flow.log_prob(T))
+
 
 # Scores cannot go stale
 
@@ -836,14 +842,14 @@ def test_bad_input_is_a_one_line_error():
     to_box = ToBox()
     layer = ConditionalLayer(Affine(), [0, 1], 4)
     for call, message in (
-        (lambda: spline_flow(2, 4, layers=0), "dim and layers of 1 or more"),
+        (lambda: spline_flow(2, 4, layers=0), "layers: expected a whole number of 1 or more"),
         (lambda: mixture_flow(2, 4, components=0), "components: expected 1 or more"),
         (lambda: Spline(0), "bins: expected 1 or more"),
         (lambda: spline_flow(2, 4, scale=0.0), "scale: expected positive numbers"),
         (lambda: spline_flow(2, 4, scale=1.5, periodic=[True, False]), "below 1 where periodic"),
         (lambda: spline_flow(2, 4, loc=1.0), "loc: expected numbers inside the box"),
-        (lambda: box_flow(2, 4, layers=-1), "dim and layers of 1 or more"),
-        (lambda: box_flow(0, 4, layers=0), "dim and layers of 1 or more"),
+        (lambda: box_flow(2, 4, layers=-1), "layers: expected a whole number of 0 or more"),
+        (lambda: box_flow(0, 4, layers=0), "dim: expected a whole number of 1 or more"),
         (lambda: ConditionalFlow(GaussianBase(2, 4), [layer]), "expected them to end in the box"),
         (
             lambda: ConditionalFlow(UniformBase(2, 4), [layer, to_box]),
@@ -958,3 +964,12 @@ def test_a_layer_takes_whatever_network_makes_its_parameters(univariate):
     assert torch.allclose(y, torch.stack([x[:, 0], alone], -1))
     assert torch.allclose(log_det, log_slope)
     assert torch.allclose(layer.inverse(y, context).value, x, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [spline_flow, coupling_flow, mixture_flow, box_flow])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (20, 1, 3)])
+def test_one_value_is_scored_by_every_q_of_a_batch(make, shape):
+    q = make(3, 8)(torch.randn(5, 8))
+    value = 0.1 * torch.rand(shape)
+    whole = torch.broadcast_shapes(shape, (5, 3))
+    torch.testing.assert_close(q.log_prob(value), q.log_prob(value.expand(whole)))

@@ -153,9 +153,7 @@ def test_the_odd_one_out_comes_first_and_classes_have_their_medians():
 
 def test_without_pandas_the_table_names_the_extra(images, labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"install it with pip install 'flowinv\[table\]'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"install it with pip install 'flowinv\[table\]"):
         table(fixed("rotation", 0.5), images, labels)
 
 
@@ -192,3 +190,19 @@ def test_bytes_and_items_are_explained_as_floats_are(images):
         torch.manual_seed(1)
         said.append(str(explain(model, image, samples=10)))
     assert said[0] == said[1]
+
+
+def test_an_angle_is_central_about_its_mean_with_few_samples_too():
+    T = torch.tensor([0.99, -0.99] * 4)[:, None]
+    low, high = interval(T, angles=[True])
+    assert (high - low).item() < 0.1 and abs(low.item() - 0.99) < 0.1
+
+
+def test_a_shear_is_what_the_map_does():
+    """Off the diagonal of the matrix, in shares of the picture."""
+    family = FAMILIES["affine"]
+    T = torch.zeros(6)
+    d = family.names.index("shear")
+    T[d] = 0.8
+    found = unit("shear").of(T[d], 28)
+    torch.testing.assert_close(found, family.matrix(T)[0, 1])

@@ -372,3 +372,21 @@ def test_how_far_apart_angles_are_is_told_on_the_circle(turn):
     near = metrics.circular_deviation(turn + small)
     torch.testing.assert_close(near, small.std(), rtol=0.01, atol=0)
     assert metrics.circular_deviation(torch.tensor([turn, turn + 180])) > 200
+
+
+def test_between_images_is_asked_of_two_or_more():
+    model = InvariantClassifier.build("flow", "rotation", in_channels=1, classes=2)
+    one = torch.rand(1, 1, 28, 28)
+    for measure in (metrics.share_between, metrics.information):
+        with pytest.raises(ValueError, match="images: expected a whole number of 2 or more, got 1"):
+            measure(model, one)
+    with pytest.raises(ValueError, match="samples: expected a whole number of 2 or more, got 1"):
+        metrics.share_between(model, one.expand(2, -1, -1, -1), samples=1)
+
+
+def test_passes_of_another_images_q_are_counted():
+    model = InvariantClassifier.build("flow", "rotation", in_channels=1, classes=2)
+    other = metrics.with_guide(model, metrics.OfAnother(model.q))
+    with metrics.passes(other) as seen:
+        other.predict(torch.rand(4, 1, 28, 28), samples=3)
+    assert seen == {"classifier": 12, "encoder": 4}

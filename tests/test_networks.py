@@ -150,3 +150,13 @@ def test_an_encoder_may_look_through_the_classifiers_eyes_and_not_teach_it(image
     torch.testing.assert_close(encoder(images), encoder.head(seen))
     with pytest.raises(ValueError, match="expected a layer's name, got 'layer'; there are layers,"):
         Features(classifier, "layer", images[:1], out_features=3)
+
+
+def test_looking_at_a_network_that_learns_moves_none_of_its_statistics():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
+    images = torch.rand(5, 1, 8, 8)
+    before = copy.deepcopy(network.state_dict())
+    features = Features(network, "1", images, 6)
+    features(images)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert network.training and network[1].training

@@ -78,11 +78,9 @@ def from_classifier(
     channels = len(network.mean)
     if features:
         images = torch.zeros(1, channels, size, size)
-        training = network.training
         # Named as in the network itself, or as in the wrapper, whose names an error lists.
         layer = f"network.{features.removeprefix('network.')}"
-        options["encoder"] = Features(network.eval(), layer, images, EMBEDDING)
-        network.train(training)
+        options["encoder"] = Features(network, layer, images, EMBEDDING)
     try:
         q = GUIDES[guide](transformations, channels, **options)
     except TypeError as error:

@@ -55,7 +55,8 @@ def draw(q: dist.TorchDistribution, samples: int) -> Draw:
     """
     if hasattr(q, "draw"):
         return q.draw(samples)
-    T = q(torch.Size((samples,)))
+    size = torch.Size((samples,))
+    T = q.rsample(size) if q.has_rsample else q.sample(size)
     log_prob = q.log_prob(T)
     return equally_weighted(T, log_prob) if q.has_rsample else weighted_by_score(T, log_prob)
 

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_context
+from ..checks import check_context, check_count
 from .bases import Base, GaussianBase, MixtureBase, UniformBase
 from .box import BoxDistribution, Draw, draw
 from .layers import ConditionalLayer, Layer, MaskedNetwork, ToBox, ToLine, Window
@@ -29,7 +29,8 @@ class FlowDistribution(BoxDistribution):
     """q(T | c): a base distribution pushed through layers, for one context or a batch of them.
 
     ``draw`` samples and scores in one pass and costs no inverse. ``log_prob`` scores any value of
-    the box exactly, by the layers' inverses.
+    the box by the layers' inverses: exactly, but for values that rounding leaves no room beside the
+    box's edge (in float32 within about 1e-7 of it), which it takes for ones a little inside.
 
     Args:
         base: distribution of u, batch shape (…), event shape (D,).
@@ -63,7 +64,8 @@ class FlowDistribution(BoxDistribution):
         return self._forward(self.base.rsample(sample_shape))
 
     def sample(self, sample_shape=()) -> Tensor:
-        return self._forward(self.base.sample(sample_shape)).detach()
+        with torch.no_grad():
+            return self._forward(self.base.sample(sample_shape))
 
     def _forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -71,7 +73,8 @@ class FlowDistribution(BoxDistribution):
         return x
 
     def _score(self, value: Tensor) -> Tensor:
-        x = value
+        of_each = torch.broadcast_shapes(value.shape, (*self.batch_shape, *self.event_shape))
+        x = value.expand(of_each)
         log_prob = torch.zeros((), dtype=x.dtype, device=x.device)
         for layer in reversed(self.layers):
             x, log_det = layer.inverse(x, self.context)
@@ -207,7 +210,7 @@ def box_flow(
         layers: how many splines; 0 leaves the box.
         hidden: width of their networks.
         bins: of the splines.
-        half_width: of the box at the start, one number or one a coefficient, in (0, 1).
+        half_width: of the box at the start, one number or one a coefficient, in (0.001, 1).
         loc: where the box starts, as ``Window`` has it.
         periodic: for each coefficient, whether −1 and 1 are one point; None if none are.
 
@@ -217,7 +220,7 @@ def box_flow(
         >>> bool(q.draw(100).T.abs().max() < 0.2), q.log_prob(torch.ones(5, 2)).exp()
         (True, tensor([0., 0., 0., 0., 0.], grad_fn=<ExpBackward0>))
     """
-    _check_layers(dim, layers or 1)  # none is a plain box
+    _check_layers(dim, layers, least=0)
     order = list(range(dim))
     splines = [
         ConditionalLayer(Spline(bins), _turned(order, i), context_dim, hidden)
@@ -294,6 +297,6 @@ def _turned(ranks: list[int], number: int) -> list[int]:
     return ranks if number % 2 == 0 else [last - rank for rank in ranks]
 
 
-def _check_layers(dim: int, layers: int) -> None:
-    if dim < 1 or layers < 1:
-        raise ValueError(f"flow: expected dim and layers of 1 or more, got {dim} and {layers}")
+def _check_layers(dim: int, layers: int, least: int = 1) -> None:
+    check_count("dim", dim)
+    check_count("layers", layers, least)
