@@ -842,6 +842,11 @@ def test_an_entry_of_another_profile_is_another_run():
     assert not Job(NAME, "reduced", "flow", changes=changes).made(quick)
 
 
+def test_a_whole_number_is_the_same_setting_as_its_decimal():
+    one, other = (Job(NAME, "ci", "flow", changes={"alpha": alpha}) for alpha in (1, 1.0))
+    assert one.digest == other.digest
+
+
 def test_a_damaged_file_of_results_is_named(tmp_path):
     path = tmp_path / "quick.json"
     path.write_text("<<<<<<< mine")

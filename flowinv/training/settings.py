@@ -234,6 +234,9 @@ class Settings:
         for name in ("smoothing", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
+        for name in ("lr", "guide_lr", "clip", "alpha", "weight_decay", "smoothing", "held_out"):
+            if isinstance(getattr(self, name), int):  # 1 and 1.0 are one setting
+                object.__setattr__(self, name, float(getattr(self, name)))
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer: expected adam or sgd, got {self.optimizer!r}")
 
