@@ -1267,6 +1267,7 @@ EXPERIMENTS = Registry(
             box=15 / 180,
             family="rotation",
             measure=partial(_long_tail, 180, 15 / 180),
+            chosen=_alphas("reduced", 0.03, 0.03, 0.03, 0.01, 0.03),
             rows=ONE_RANGE | {"full circle": Row("fixed", {"half_width": 1.0})},
         ),
         "cifar10-lt": _classifies(
