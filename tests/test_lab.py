@@ -323,8 +323,9 @@ def test_a_step_at_full_scale_runs(name):
     """Networks, flow and optimisers of ``full``, on four images: a GPU's queue needs no edits."""
     experiment = EXPERIMENTS[name]
     data = experiment.data("ci")
-    model = experiment.build("flow", "full", data).train()
-    settings = experiment.settings("full", "flow")
+    row = "flow" if "flow" in experiment.rows else "mixture"
+    model = experiment.build(row, "full", data).train()
+    settings = experiment.settings("full", row)
     optimizers = make_optimizers(model, settings, fused=True)
     loss, entropy, norm = step(model, optimizers, *data.train[:4], settings, 0.1)
     assert loss.isfinite() and norm.isfinite() and norm > 0
