@@ -109,6 +109,12 @@ SEEN = """() => {
     small: figures.filter(e => visible(e) && e.naturalWidth
       && e.clientWidth / e.naturalWidth < 8.9 / (10 / 72 * perInch(e))).map(e => e.src),
     broken: [...document.images].filter(e => e.complete && visible(e) && !e.naturalWidth).length,
+    parted: [...document.querySelectorAll('article td')].filter(e => {
+      const words = document.createRange();
+      words.selectNodeContents(document.createTreeWalker(e, NodeFilter.SHOW_TEXT).nextNode() || e);
+      const lines = new Set([...words.getClientRects()].map(r => Math.round(r.top)));
+      return /^\\S+ ± \\S+$/.test(e.textContent.trim()) && lines.size > 1;
+    }).map(e => e.textContent),
   };
 }"""
 SLIDERS = """() => [...document.querySelectorAll('.frames input')].map((e, i) => {
@@ -296,6 +302,10 @@ def test_every_image_says_what_it_shows(seen):
 def test_labels_of_figures_are_9_pixels_high(seen):
     """Those of 10 points, the smallest that there are (test_plots), on the smallest figure."""
     assert not wrong(seen, lambda log: log["small"])
+
+
+def test_a_number_and_its_spread_stay_on_one_line(seen):
+    assert not wrong(seen, lambda log: log["parted"])
 
 
 def test_every_slider_has_a_name_and_moves_pictures_without_a_kernel(seen):

@@ -5,6 +5,8 @@ addEventListener("DOMContentLoaded", () => {
   name?.setAttribute("aria-label", "Book");
   // A list of references has items.
   document.querySelectorAll(".citation-list > .citation").forEach(e => e.setAttribute("role", "listitem"));
+  // A number and its spread stay on one line.
+  document.querySelectorAll("article td").forEach(e => { if (/^\S+ ± \S+$/.test(e.textContent.trim())) e.style.whiteSpace = "nowrap"; });
 });
 // Labels of 10 points are 9 pixels high where an inch of a figure has 65: on a phone wide figures scroll.
 const perInch = e => e.src.startsWith("data:image/webp") ? 80 : e.src.endsWith(".svg") ? 96 : 100;  // as they are drawn
