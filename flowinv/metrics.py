@@ -306,11 +306,6 @@ class OfAnother(nn.Module):
         super().__init__()
         self.guide = guide
 
-    @property
-    def encoder(self) -> nn.Module | None:
-        """The guide's."""
-        return getattr(self.guide, "encoder", None)
-
     def forward(self, images: Tensor) -> TorchDistribution:
         """q(T | the next image), batch shape (B,)."""
         return self.guide(images.roll(-1, 0))
@@ -496,7 +491,8 @@ def passes(model: InvariantClassifier) -> Iterator[dict[str, int]]:
         {'classifier': 40, 'encoder': 2}
     """
     seen = {"classifier": 0, "encoder": 0}
-    parts = {"classifier": model.classifier, "encoder": getattr(model.q, "encoder", None)}
+    guide = model.q.guide if isinstance(model.q, OfAnother) else model.q
+    parts = {"classifier": model.classifier, "encoder": getattr(guide, "encoder", None)}
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
