@@ -131,15 +131,16 @@ def test_features_stop_at_the_layer_and_are_those_of_the_whole_pass(name, photos
     assert not torch.allclose(moved, stopped)
 
 
-def test_features_of_a_network_in_training_do_not_change_what_it_computes(photos):
-    """There the whole network runs: batch normalisation sees what it saw."""
+def test_features_of_a_network_in_training_are_those_of_its_evaluation(photos):
+    """It is looked at, and goes on training; no more of it runs than up to the layer."""
     network = resnet()
-    encoder = Features(network.eval(), "layer1", photos[0][:1], out_features=8)
-    network.train()
+    encoder = Features(network, "layer1", photos[0][:1], out_features=8)
     calls = []
     network.fc.register_forward_hook(lambda *_: calls.append(1))
-    encoder(photos[0])
-    assert calls
+    learning = encoder(photos[0])
+    assert network.training and not calls
+    network.eval()
+    assert torch.equal(encoder(photos[0]), learning)
 
 
 class Forks(nn.Module):

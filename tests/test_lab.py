@@ -855,9 +855,11 @@ def test_a_damaged_file_of_results_is_named(tmp_path):
         store({"row": "flow", "seed": 0}, path, ["flow"])
 
 
-def test_what_was_chosen_for_a_row_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="unknown row 'flow'"):
-        replace(EXPERIMENTS["mario-3mode"], chosen={"reduced": {"flow": {"alpha": 0.1}}})
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_was_chosen_is_for_rows_and_profiles_that_are_there(name):
+    experiment = EXPERIMENTS[name]
+    for profile, rows in experiment.chosen.items():
+        assert profile in experiment.profiles and set(rows) <= set(experiment.rows)
 
 
 def test_without_the_published_pictures_their_experiments_do_not_take_others(monkeypatch):

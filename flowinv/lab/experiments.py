@@ -101,10 +101,6 @@ class Experiment:
         # So that a name that is not there is refused with those that are.
         object.__setattr__(self, "rows", Registry("row", **self.rows))
         object.__setattr__(self, "profiles", Registry("profile", **self.profiles))
-        for profile, rows in self.chosen.items():
-            self.profiles[profile]
-            for row in rows:
-                self.rows[row]
 
     def build(self, row: str, profile: str, data: Dataset, seed: int = 0) -> InvariantClassifier:
         """An untrained model for one row, the same for the same seed.
