@@ -10,7 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial as given
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -185,7 +185,7 @@ def predict(
     made = _made(network) if network else None
     with _bars(sys.stderr.isatty()) as bars:
         # How many there are is found out.
-        show = given(_show, bars, bars.add_task("images", total=None))
+        show = partial(_show, bars, bars.add_task("images", total=None))
         number = predict_folder(model, folder, out, show, seed, broken, workers, made)
     print(f"written: {out}, {number} images")
     return 0
@@ -325,8 +325,8 @@ def report(folders: FlatFolders = Folders()) -> int:  # noqa: B008
             page = tables.renewed(path.read_text(encoding="utf-8"), folders.out, make)
         else:
             page = tables.generated(folders.out, make) + "\n"
-        with atomic_write(path) as partial:
-            partial.write_text(page, encoding="utf-8")
+        with atomic_write(path) as written:
+            written.write_text(page, encoding="utf-8")
         print(f"written: {path}")
     for path in tables.save_figures(folders.out, folders.out.with_name("_static")):
         print(f"written: {path}")
@@ -363,7 +363,7 @@ def _run_all(
                     keep=keep,
                     compile=compile,
                     accelerator=accelerator,
-                    progress=given(_show, bars, bar),
+                    progress=partial(_show, bars, bar),
                 )
                 if entry:
                     seconds = f"{entry['wall_seconds']:.0f} s"

@@ -202,14 +202,16 @@ def check_context(context: Tensor, size: int | None) -> None:
         )
 
 
-def check_some(number: int) -> None:
-    """Check that there are images at all.
+def check_some(number: int, least: int = 1) -> None:
+    """Check that there are images enough.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are too few.
     """
-    if not number:
-        raise ValueError("images: expected at least one, got none; look at what selected them")
+    if number < least:
+        raise ValueError(
+            f"images: expected at least {least}, got {number}; look at what selected them"
+        )
 
 
 def check_labels(labels: Tensor, count: int, classes: int) -> None:

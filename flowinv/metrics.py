@@ -335,7 +335,7 @@ def share_between(model: InvariantClassifier, images: Tensor, samples: int = 200
     Returns:
         (D,), in [0, 1]; 0 where q does not move.
     """
-    check_count("images", len(images), least=2)
+    check_some(len(images), least=2)
     check_count("samples", samples, least=2)
     T = _samples(model, images, samples)
     within = T.var(0).mean(0)
@@ -375,7 +375,7 @@ def information(
         >>> round(information(model, torch.rand(10, 1, 28, 28))[0], 5)
         0.0
     """
-    check_count("images", len(images), least=2)
+    check_some(len(images), least=2)
     images = images.to(model.device)
     q = model.q(images)
     T = q.sample((samples,))
@@ -491,8 +491,8 @@ def passes(model: InvariantClassifier) -> Iterator[dict[str, int]]:
         {'classifier': 40, 'encoder': 2}
     """
     seen = {"classifier": 0, "encoder": 0}
-    guide = model.q.guide if isinstance(model.q, OfAnother) else model.q
-    parts = {"classifier": model.classifier, "encoder": getattr(guide, "encoder", None)}
+    encoders = (getattr(module, "encoder", None) for module in model.q.modules())
+    parts = {"classifier": model.classifier, "encoder": next(filter(None, encoders), None)}
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -86,7 +86,7 @@ def test_images_of_another_precision_than_the_networks(use, model, pictures):
 
 @pytest.mark.parametrize("name", ["fit", "fit, items", "predict, items", "ranges", "accuracy"])
 def test_no_images(name, model, pictures):
-    refused(lambda: USES[name](model, pictures[:0]), "images: expected at least one, got none")
+    refused(lambda: USES[name](model, pictures[:0]), "images: expected at least 1, got 0")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from urllib.error import URLError
 
 import pyro.distributions as dist
 import pytest
@@ -19,7 +20,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from flowinv.data import DataError, mario_poses
+from flowinv.data import DataError, mario_poses, sprites
 from flowinv.distributions import MixtureBase, wrap
 from flowinv.guides import GUIDES
 from flowinv.lab import (
@@ -827,6 +828,8 @@ def test_the_rule_takes_the_largest_alpha_within_one_standard_error_of_the_best(
     entries += [tried("augerino", 0.01, -0.4), tried("flow", 1.0, -0.1, profile="full")]
     assert report.by_rule(entries, "reduced") == {"flow": 0.03, "augerino": 0.01}
     assert report.by_rule(entries, "full") == {"flow": 1.0}
+    unjudged = {"row": "flow", "profile": "quick", "metrics": {}}
+    assert report.by_rule([unjudged], "quick") == {}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -862,12 +865,16 @@ def test_what_was_chosen_is_for_rows_and_profiles_that_are_there(name):
         assert profile in experiment.profiles and set(rows) <= set(experiment.rows)
 
 
-def test_without_the_published_pictures_their_experiments_do_not_take_others(monkeypatch):
-    sprites = EXPERIMENTS[NAME].data("ci")
-    monkeypatch.setattr("flowinv.lab.experiments.mario_iggy", lambda *args, **options: sprites)
-    assert EXPERIMENTS[NAME].data("quick") is sprites
-    with pytest.raises(DataError, match="the published pictures of Mario-Iggy are neither"):
-        EXPERIMENTS[NAME].data("reduced")
+def test_without_the_published_pictures_their_experiments_do_not_take_others(tmp_path, monkeypatch):
+    def nowhere(*arguments):
+        raise URLError("no network")
+
+    monkeypatch.setenv("FLOWINV_DATA", str(tmp_path))
+    monkeypatch.setattr(sprites, "download_url", nowhere)
+    assert "sprites" in EXPERIMENTS[NAME].data("quick").title
+    for profile in ("reduced", "full"):
+        with pytest.raises(DataError, match="nor to be downloaded .*no network"):
+            EXPERIMENTS[NAME].data(profile)
 
 
 TRIED = "mnist-dial-2"

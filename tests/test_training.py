@@ -954,7 +954,7 @@ class Changed(Pictures):
         (lambda: Changed(lambda x, y: (x, "a")), ValueError, "whose label is a number, got 'a'"),
         (lambda: Changed(lambda x, y: (x.numpy(), y)), ValueError, "got ndarray; convert with"),
         (lambda: Changed(lambda x, y: (x, y, y)), ValueError, r"items \(image, label\)"),
-        (lambda: Subset(Pictures(), []), ValueError, "expected at least one, got none"),
+        (lambda: Subset(Pictures(), []), ValueError, "expected at least 1, got 0"),
         (lambda: Numbers(), ValueError, "expected a map-style Dataset"),
         (lambda: TensorDataset(torch.rand(4, 28, 28), torch.arange(4)), ValueError, "B, C, H, W"),
         (

@@ -26,7 +26,7 @@ from .catalogue import (
     download_url,
     read_arrays,
 )
-from .dataset import Dataset, Split, principal, uniform
+from .dataset import DataError, Dataset, Split, principal, uniform
 
 # The two images of Augerino's code release, which the paper's own experiments use too; their sums.
 URL = (
@@ -73,6 +73,7 @@ def mario_iggy(
     seed: int = 0,
     sample: bool = False,
     validation: int = 0,
+    stand_in: bool = True,
 ) -> Dataset:
     """Two 32×32 images, upright and upside-down: four classes, every image turned around a pose.
 
@@ -87,10 +88,12 @@ def mario_iggy(
             which it was.
         validation: how many validation images. They are drawn last, so that the others do not
             depend on it.
+        stand_in: whether the sprites may be taken where the originals are not to be had; else that
+            is an error.
 
     Raises:
         ValueError: a number is out of its range.
-        DataError: the file of the originals is damaged.
+        DataError: the file of the originals is damaged, or not there and nothing may stand in.
 
     Example:
         >>> data = mario_iggy(train=100, test=40, sample=True)
@@ -104,7 +107,7 @@ def mario_iggy(
             "mario_iggy: expected modes, train and test of 1 or more, validation of 0 or more and"
             f" degrees up to 90 / modes, got {modes}, {train}, {test}, {validation} and {degrees}"
         )
-    pictures = _sprites() if sample else _mario_and_iggy()
+    pictures = _sprites() if sample else _mario_and_iggy(stand_in)
     title = f"Mario-Iggy ({pictures.source}), ±{degrees:g}°"
     if modes > 1:
         title += f" around each of {modes} poses"
@@ -136,16 +139,21 @@ def _sprites() -> Pictures:
     return Pictures(torch.stack(pixels.chunk(2, -1)), "this project's sprites", ("rocket", "fir"))
 
 
-def _mario_and_iggy() -> Pictures:
-    """The originals from the cache or the net; the sprites where they are in neither."""
+def _mario_and_iggy(stand_in: bool) -> Pictures:
+    """The originals from the cache or the net; where they are in neither, maybe the sprites."""
     path = cache_file("mario_iggy")
     if not path.exists():
         try:
             with atomic_write(path) as written:
                 download_url(URL, str(written.parent), written.name)
                 _read(written, BAD_DOWNLOAD)
-        except (OSError, HTTPException):
-            return _sprites()
+        except (OSError, HTTPException) as error:
+            if stand_in:
+                return _sprites()
+            raise DataError(
+                f"Mario-Iggy's pictures are not in {path}, nor to be downloaded ({error}): connect"
+                " to the net, or take this project's sprites (sample=True; experiments: quick)"
+            ) from None
     return Pictures(_read(path, BAD_CACHE), "original images", ("Mario", "Iggy"))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import metrics
 from ..alignment import canonical, confidence, energy, logits_of, mean_shift, poses
 from ..checks import Registry
-from ..data import DataError, Dataset, Split, cache_file, load, load_folder, mario_iggy, mario_poses
+from ..data import Dataset, Split, cache_file, load, load_folder, mario_iggy, mario_poses
 from ..distributions import MixtureBase, UniformBase, wrap
 from ..guides import GUIDES, Numbers
 from ..model import AtAnyPose, InvariantClassifier, PoseLearner
@@ -241,13 +241,9 @@ def _mario(degrees: float, modes: int, sizes: dict[str, int]) -> Callable[[str],
         size = sizes[profile]
         sample = profile in ("ci", "quick")
         apart = 0 if sample else 1000
-        found = mario_iggy(degrees, modes, size, size // 2, sample=sample, validation=apart)
-        if not sample and "original" not in found.title:
-            raise DataError(
-                "the published pictures of Mario-Iggy are neither in the cache nor to be"
-                " downloaded: connect to the net, or run at quick, with this project's sprites"
-            )
-        return found
+        return mario_iggy(
+            degrees, modes, size, size // 2, sample=sample, validation=apart, stand_in=False
+        )
 
     return data
 
@@ -355,9 +351,9 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
     ends = []
     for degrees in POSES:
         turned = _all_turned(images, degrees)
-        to_pose = canonical(model, turned, poses(model, turned)).matrices.cpu()
-        ends.append(degrees + torch.atan2(to_pose[:, 1, 0], to_pose[:, 0, 0]).rad2deg())
-        for way, (log_p, seen) in _ways(model, turned, gate).items():
+        ways, to_pose = _ways(model, turned, gate)
+        ends.append(degrees + torch.atan2(to_pose[:, 1, 0], to_pose[:, 0, 0]).rad2deg().cpu())
+        for way, (log_p, seen) in ways.items():
             right = metrics.quality(log_p, labels)["accuracy"]
             found.setdefault(f"accuracy_{way}_by_angle", {})[str(degrees)] = right
             sums = total.setdefault(way, {"classifier": 0.0, "encoder": 0.0})
@@ -394,8 +390,10 @@ def _best_gate(model: InvariantClassifier, images: Tensor, labels: Tensor) -> fl
 @torch.no_grad()
 def _ways(
     model: InvariantClassifier, images: Tensor, gate: float
-) -> dict[str, tuple[Tensor, dict[str, int]]]:
+) -> tuple[dict[str, tuple[Tensor, dict[str, int]]], Tensor]:
     """Log-probabilities (B, classes) by each way, and how many images were looked at for it.
+
+    Beside them the matrices (B, 2, 3) of the way to the pose of q that the energy chooses.
 
     As the image is, and averaged over q; after mean-shift, and where the classifier is surer of
     that; of all poses of q: their average, the heaviest, and the best by score, always or unless
@@ -436,13 +434,14 @@ def _ways(
     }
     gated = canonical(model, images, of_q, energy, gate).logits.log_softmax(-1)
     ways["pose_by_energy_gated"] = gated, both(at_poses, as_it_is)
+    choices = {}
     for name, score in {"energy": energy, "confidence": confidence}.items():
-        chosen = canonical(model, images, of_q, score).logits.log_softmax(-1)
-        ways[f"pose_by_{name}"] = chosen, at_poses
+        choices[name] = canonical(model, images, of_q, score)
+        ways[f"pose_by_{name}"] = choices[name].logits.log_softmax(-1), at_poses
         best = score(on_circle).argmax(0)
         surest = on_circle[best, torch.arange(len(best))].log_softmax(-1)
         ways[f"circle_by_{name}"] = surest, all_round
-    return ways
+    return ways, choices["energy"].matrices
 
 
 def _poses_never_seen(
@@ -755,9 +754,9 @@ def _classifies(
     )
 
 
-def _alphas(profile: str, *alphas: float | None, last: str = "flow") -> dict[str, dict[str, dict]]:
+def _alphas(profile: str, *alphas: float | None) -> dict[str, dict[str, dict]]:
     """What was chosen: an α for each row that learns; None where it is still to be chosen."""
-    rows = zip((*LEARNED[:-1], last), alphas, strict=True)
+    rows = zip(LEARNED, alphas, strict=True)
     return {profile: {row: {"alpha": alpha} for row, alpha in rows if alpha is not None}}
 
 

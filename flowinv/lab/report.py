@@ -164,7 +164,7 @@ def _tried(judge: str, metrics: dict | None, chosen: bool) -> str:
 def _scored(score: str, metrics: dict | None, chosen: bool) -> str:
     if metrics is None:
         return ""
-    cell = f"{metrics[score]:.1f}"
+    cell = f"{metrics[score]:.{_digits([metrics[score]])}f}"
     return f"**{cell}**" if chosen else cell
 
 
@@ -334,12 +334,16 @@ def save_figures(folder: Path, static: Path) -> list[Path]:
 
 def _cell(experiment: Experiment, entries: list[dict]) -> str:
     values = [entry["metrics"][experiment.score] for entry in entries]
-    digits = 1 if max(map(abs, values)) > 2 else 3
-    cell = f"{Spread.of(values):.{digits}f}"
+    cell = f"{Spread.of(values):.{_digits(values)}f}"
     ekld = [e["metrics"]["ekld_nats"] for e in entries if "ekld_nats" in e["metrics"]]
     if ekld:
         cell += f", eKLD {Spread.of(ekld).mean:.3f} nats"
     return f"{cell}, n = {len(values)}"
+
+
+def _digits(values: list[float]) -> int:
+    """After the point: of degrees and percent one, of shares three."""
+    return 1 if max(map(abs, values)) > 2 else 3
 
 
 def _provenance(entries: list[dict]) -> str:

@@ -285,7 +285,7 @@ def step(
         learner = model.classifier if alpha is None else model
         loss, entropy = _add_up(_learning(learner), loss, entropy, accelerator)
     if held_out is not None and alpha is None:  # a mean over those alone that the classifier sees
-        loss = loss / (~held_out).double().mean().clamp(min=1 / B).to(loss)
+        loss = loss / (~held_out).to(loss).mean().clamp(min=1 / B)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     for optimizer in optimizers:
         optimizer.step()
@@ -489,9 +489,8 @@ def channels_last(model: InvariantClassifier, device: torch.device) -> Iterator[
         model: whose networks.
         device: where it is; on others than CPU and CUDA nothing changes.
     """
-    networks = [m for m in model.modules() if getattr(m, "channels_last", False)]
-    if device.type not in KNOWN:
-        networks = []
+    modules = model.modules() if device.type in KNOWN else ()
+    networks = [module for module in modules if getattr(module, "channels_last", False)]
     try:
         for network in networks:
             network.to(memory_format=torch.channels_last)
