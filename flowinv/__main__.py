@@ -259,19 +259,22 @@ def evaluate(
     profile: Profile = "quick",
     row: tuple[str, ...] = (),
     seed: tuple[int, ...] = results.SEEDS,
+    store: bool = False,
     folders: FlatFolders = Folders(),  # noqa: B008
     changes: FlatChanges = Changes(),  # noqa: B008
 ) -> int:
-    """Measure trained runs again, from their weights; nothing is stored.
+    """Measure trained runs again, from their weights.
 
     Args:
         name: of the experiment.
         profile: that it was trained with.
         row: of the comparison (default: all).
         seed: of the runs.
+        store: replace the metrics of the stored results.
     """
+    out = folders.out if store else None
     for job in runs.jobs([name], profile, seed, row, changes.made()):
-        print(f"{job}: {summary(runs.evaluate(job, folders.runs))}")
+        print(f"{job}: {summary(runs.evaluate(job, folders.runs, out))}")
     return 0
 
 

@@ -20,7 +20,8 @@ samples elsewhere. A mode's share is the mass of the points that climb to it. ``
 among the poses by what the classifier makes of them.
 
 Source: Singhal et al. 2023 (mean-shift on q); Comaniciu & Meer 2002 (with a kernel); Sheikh et al.
-2007 (from point to point); Mardia & Jupp 2000 (circular means); Liu et al. 2020 (energy).
+2007 (from point to point); Mardia & Jupp 2000 (circular means); Liu et al. 2020 (energy); Lee et
+al. 2018 (distance to training images).
 """
 
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from math import ceil, log2, pi
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
@@ -393,6 +395,34 @@ def confidence(logits: Tensor) -> Tensor:
 Score = Callable[[Tensor], Tensor]  # of logits (…, classes), the higher the better
 
 
+def nearness(logits: Tensor, labels: Tensor) -> Score:
+    """A score: how near to those of training images, −min_C of the Mahalanobis distance squared.
+
+    Each class has its mean, and all have one covariance. Source: Lee et al. 2018.
+
+    Args:
+        logits: (B, classes), of training images: the features by which images are compared.
+        labels: (B,), each class at least once.
+
+    Example:
+        >>> seen = torch.eye(3).repeat(4, 1) + 0.1 * torch.randn(12, 3)
+        >>> near = nearness(seen, torch.arange(12) % 3)
+        >>> near(torch.eye(3)).min() > near(torch.full((3,), 1 / 3))
+        tensor(True)
+    """
+    z = logits.double()
+    belongs = F.one_hot(labels.to(z.device), z.shape[-1]).to(z)
+    means = belongs.T @ z / belongs.sum(0)[:, None]
+    around = z - belongs @ means
+    precision = torch.linalg.pinv(around.T @ around / len(z), hermitian=True)
+
+    def score(logits: Tensor) -> Tensor:
+        away = logits.double()[..., None, :] - means
+        return -(away @ precision * away).sum(-1).amin(-1).to(logits)
+
+    return score
+
+
 @torch.no_grad()
 def logits_of(model: InvariantClassifier, found: Poses) -> Tensor:
     """The classifier's logits of every pose, (K, B, classes); 0 where a pose has no weight.
@@ -441,7 +471,7 @@ def canonical(
         model: its classifier judges.
         images: (B, C, H, W).
         found: their poses, as ``poses`` gives them.
-        score: of logits, ``energy`` or ``confidence``.
+        score: of logits, ``energy``, ``confidence`` or what ``nearness`` makes.
         gate: an image stays as it is, bit for bit, unless the score is better than its own by more
             than this; below 0, it moves unless its own is better by more than that. None: it always
             moves.

@@ -173,6 +173,18 @@ def circular_deviation(degrees: Tensor) -> Tensor:
     return (-2 * length.log()).sqrt().rad2deg()
 
 
+def circular_distance(degrees: Tensor) -> Tensor:
+    """How far each of some angles, in degrees, is from the direction of their mean: of their shape.
+
+    Example:
+        >>> circular_distance(torch.tensor([350.0, 0.0, 370.0])).round()
+        tensor([10.,  0., 10.])
+    """
+    radians = degrees.deg2rad()
+    middle = torch.atan2(radians.sin().mean(), radians.cos().mean())
+    return (180 * wrap((radians - middle) / math.pi)).abs()
+
+
 def rotation_error(matrices: Tensor) -> Tensor:
     """min over rotations R of ‖A − R‖ / ‖A‖, Frobenius norms, for the linear part A.
 

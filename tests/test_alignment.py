@@ -13,6 +13,7 @@ from flowinv.alignment import (
     mean,
     mean_shift,
     modes,
+    nearness,
     poses,
     prototypes,
 )
@@ -501,6 +502,22 @@ def test_scores_are_what_their_names_say():
     assert torch.allclose(energy(logits), logits.exp().sum(-1).log(), atol=1e-5)
     assert torch.allclose(energy(logits + 2), energy(logits) + 2)
     assert torch.allclose(confidence(logits + 2), confidence(logits), atol=1e-5)
+
+
+def test_nearness_is_the_log_density_of_the_nearest_class_and_knows_no_units():
+    """Up to a constant, for Gaussians; features in other units, or mixed, change nothing."""
+    labels = torch.arange(60) % 3
+    features = torch.randn(60, 3) + 4 * torch.eye(3)[labels]
+    means = torch.stack([features[labels == c].mean(0) for c in range(3)])
+    around = features - means[labels]
+    gaussian = torch.distributions.MultivariateNormal(means, around.T @ around / 60)
+    new = 5 * torch.randn(7, 2, 3)
+    near = nearness(features, labels)(new)
+    log_p = gaussian.log_prob(new[..., None, :]).amax(-1)
+    assert torch.allclose(near, 2 * (log_p - gaussian.log_prob(means)[0]), atol=1e-3)
+    mix = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [0.0, 0.0, 0.1]])
+    assert torch.allclose(nearness(features @ mix, labels)(new @ mix), near, rtol=1e-3)
+    assert nearness(features, labels)(means).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("points", [90, 180, 360])

@@ -39,6 +39,7 @@ from flowinv.lab import (
     summary,
     trained,
 )
+from flowinv.lab.experiments import _all_poses
 from flowinv.lab.results import store
 from flowinv.networks import ConvNet13, FixupResNet, LeNet, PreActResNet18
 from flowinv.training import CheckpointError, make_optimizers, step
@@ -110,7 +111,9 @@ def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(name, modes):
     number = {image.numpy().tobytes(): i for i, image in enumerate(data.test.images)}
 
     def sample(images, shape):
-        found = [number[image.cpu().numpy().tobytes()] for image in images]
+        found = [number.get(image.cpu().numpy().tobytes()) for image in images]
+        if None in found:  # it was turned: a further look, which is not what is asked here
+            return torch.zeros(*shape, len(images), 1)
         some = data.test[torch.tensor(found)]
         size = (*shape, len(images))
         pose = mario_poses(modes)[some.labels, torch.randint(modes, size)]
@@ -122,6 +125,26 @@ def test_the_ideal_range_of_mario_iggy_is_where_its_class_stays(name, modes):
     found = experiment.measure(model, data)
     assert found["range_reached"] > 0.97 and found["share_inside"] > 0.99
     assert found["effective_modes"] == pytest.approx(modes, abs=0.05)
+
+
+@pytest.mark.parametrize(("off", "shown"), [(0.0, 3), (10.0, 3), (0.0, 2)])
+def test_all_poses_are_counted_against_the_true_ones(off, shown):
+    """By a q that is narrow about true poses, or 10 degrees beside them, or lacks one of them."""
+    data = EXPERIMENTS["mario-3mode"].data("ci")
+    to_poses = mario_poses(3)[data.test.labels] - data.test.angles[:, None]
+    model = EXPERIMENTS["mario-3mode"].build("none", "ci", data)
+
+    def sample(images, shape):
+        if len(images) != len(data.test):  # a further look: where it is, it stays
+            return torch.zeros(*shape, len(images), 1)
+        pose = to_poses[:, torch.arange(shape[0]) % shown].T + off
+        return wrap((pose + torch.randn(pose.shape)) / 180)[..., None]
+
+    model.q = Sampler(1, sample)
+    found = _all_poses(model, data.test.images, to_poses)
+    assert (found["poses_within_5_degrees"] == 1) == (off == 0)
+    assert found["images_with_all_poses"] == (shown == 3)
+    assert found["weight_off_by"] == pytest.approx(0 if shown == 3 else 1 / 3, abs=0.02)
 
 
 def test_the_turn_of_a_card_is_read_off_its_homography():
@@ -475,6 +498,12 @@ def test_evaluate_measures_the_same_again_from_the_weights(tmp_path, monkeypatch
         runs.evaluate(FLOW, tmp_path)
     entry = run(FLOW, tmp_path / "out", tmp_path)
     assert runs.evaluate(FLOW, tmp_path) == entry["metrics"]
+    path = FLOW.result_file(tmp_path / "out")
+    store(entry | {"metrics": {"accuracy_plain": 0.0}}, path, ["flow"])
+    assert runs.evaluate(FLOW, tmp_path, tmp_path / "out") == entry["metrics"]
+    (again,) = read(path)
+    assert again.pop("measured").keys() == {"device", "versions", "revision", "command", "date"}
+    assert again == json.loads(json.dumps(entry))
     experiment = EXPERIMENTS[NAME]
     changed = replace(experiment, profiles={"ci": replace(FLOW.settings, alpha=0.1)})
     with monkeypatch.context() as patch:

@@ -372,6 +372,10 @@ def test_how_far_apart_angles_are_is_told_on_the_circle(turn):
     near = metrics.circular_deviation(turn + small)
     torch.testing.assert_close(near, small.std(), rtol=0.01, atol=0)
     assert metrics.circular_deviation(torch.tensor([turn, turn + 180])) > 200
+    one_astray = torch.cat([turn + small, torch.tensor([turn + 170 + 360])])
+    distance = metrics.circular_distance(one_astray)
+    torch.testing.assert_close(distance[:-1], (small - small.mean()).abs(), rtol=0, atol=0.2)
+    assert distance[-1] == pytest.approx(170, abs=0.5)
 
 
 def test_between_images_is_asked_of_two_or_more():

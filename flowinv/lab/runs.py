@@ -315,18 +315,26 @@ def measured(experiment: Experiment, model: InvariantClassifier, data: Dataset) 
         return experiment.measure(model.eval(), data)
 
 
-def evaluate(job: Job, runs: Path) -> dict:
+def evaluate(job: Job, runs: Path, out: Path | None = None) -> dict:
     """The metrics of a run's stored weights, measured again.
 
     Args:
         job: that was run.
         runs: folder of runs.
+        out: folder of results, where the metrics replace those of the job's entry, if it has one.
+            That then says under ``measured`` by which code and where.
 
     Raises:
         RunError: it was not run, or its settings have changed since.
     """
     data = job.experiment.data(job.profile)
-    return measured(job.experiment, _load(job, runs, data), data)
+    found = measured(job.experiment, _load(job, runs, data), data)
+    if out:
+        path = job.result_file(out)
+        for entry in filter(job.made, entries_of(path)):
+            again = entry | {"metrics": found, "measured": provenance()}
+            store(again, path, list(job.experiment.rows))
+    return found
 
 
 def trained(
