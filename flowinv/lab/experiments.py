@@ -1063,7 +1063,7 @@ EXPERIMENTS = Registry(
             ),
             rows=LEARNERS,
             controls=("augerino", "one for all", "box flow"),
-            alphas=(0.03, 0.1, 0.3),
+            alphas=(0.01, 0.03, 0.1, 0.3),
             chosen=_alphas("reduced", 0.03, 0.03, 0.03, 0.03, 0.03),
             family="rotation_discovery",
             measure=_rotation_discovery,
