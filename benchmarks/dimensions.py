@@ -1,8 +1,9 @@
 """How a step's time and peak memory grow with D, for every shape of q; ratios are to D = 6.
 
-First q alone: samples, densities and gradients for 512 contexts. Then a training step of 64 images
-of 32×32 pixels with the classifier of the CIFAR-10 experiments: translation, similarity, affine,
-and elastic with 2², 3² and 4² control points.
+The shapes are those of the experiment ``dimensions``. First q alone: samples, densities and
+gradients for 512 contexts. Then a training step of 64 images of 32×32 pixels with the classifier of
+the CIFAR-10 experiments: translation, similarity, affine, and elastic with 2², 3² and 4² control
+points.
 """
 
 from functools import partial
@@ -12,20 +13,19 @@ from harness import arguments, compare, gradients, peak_mebibytes, store
 
 from flowinv.distributions import box_flow, coupling_flow, mixture_flow, spline_flow
 from flowinv.guides import GUIDES
+from flowinv.lab.experiments import DIMENSIONS, SHAPES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import FixupResNet
 from flowinv.training import Settings, step
 from flowinv.transforms import FAMILIES, Elastic
 
 FIRST = 6  # the D that others are held against
-SHAPES = {
-    "box": partial(box_flow, layers=0),
+ALONE = {
+    "box_flow": box_flow,
     "gaussian": partial(mixture_flow, components=1),
-    "couplings": coupling_flow,
-    "splines": spline_flow,
+    "coupling_flow": coupling_flow,
+    "flow": spline_flow,
 }
-ON_IMAGES = {"box": "instaaug", "gaussian": "gaussian", "couplings": "coupling_flow"}
-ON_IMAGES["splines"] = "flow"
 
 
 def shape_step(flow: torch.nn.Module, context: torch.Tensor) -> None:
@@ -33,9 +33,10 @@ def shape_step(flow: torch.nn.Module, context: torch.Tensor) -> None:
     gradients((T.square().sum(-1) + log_prob).mean(), [context, *flow.parameters()])
 
 
-def image_step(guide: str, family, images: torch.Tensor) -> partial:
+def image_step(guide: str, options: dict, family, images: torch.Tensor) -> partial:
     classifier = FixupResNet(3, 10, depth=8, planes=16)
-    model = InvariantClassifier(classifier, GUIDES[guide](family, 3), family, original=False)
+    q = GUIDES[guide](family, 3, **options)
+    model = InvariantClassifier(classifier, q, family, original=False)
     model.to(images.device, memory_format=torch.channels_last).train()
     optimizers = [torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)]
     labels = torch.arange(len(images), device=images.device) % 10
@@ -54,15 +55,15 @@ def main() -> None:
 
     torch.manual_seed(0)
     context = torch.randn(512, 32, device=args.device, requires_grad=True)
-    for shape, make in SHAPES.items():
-        flows = {D: make(D, 32).to(args.device) for D in (2, 4, 6, 8, 16, 32)}
+    for shape, (guide, options, _) in SHAPES.items():
+        flows = {D: ALONE[guide](D, 32, **options).to(args.device) for D in DIMENSIONS}
         measure("q alone", shape, {D: partial(shape_step, q, context) for D, q in flows.items()})
 
     families = {FAMILIES[name].dim: FAMILIES[name] for name in ("translation", "similarity")}
     families |= {6: FAMILIES["affine"]} | {2 * n * n: Elastic(n) for n in (2, 3, 4)}
     images = torch.rand(64, 3, 32, 32, device=args.device)
-    for shape, guide in ON_IMAGES.items():
-        steps = {D: image_step(guide, family, images) for D, family in families.items()}
+    for shape, (guide, options, _) in SHAPES.items():
+        steps = {D: image_step(guide, options, family, images) for D, family in families.items()}
         measure("a training step", shape, steps)
     store(args, rows)
 

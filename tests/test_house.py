@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1]
 # From the top down: a file imports from the rooms below its own, and within a room from the left.
 ROOMS = [
     ["__main__"],
-    ["lab.known", "lab.ridges", "lab.experiments", "lab.results", "lab.runs", "lab.report"],
+    [
+        "lab.known",
+        "lab.ridges",
+        "lab.experiments",
+        "lab.results",
+        "lab.runs",
+        "lab.goals",
+        "lab.report",
+    ],
     ["deployment.building", "deployment.storage", "deployment.export", "deployment.folders"],
     ["training.settings", "training.checkpoints", "training.loop"],
     ["alignment", "metrics", "explanation"],

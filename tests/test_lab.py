@@ -29,6 +29,7 @@ from flowinv.lab import (
     Job,
     Row,
     RunError,
+    goals,
     known,
     report,
     results_folder,
@@ -775,6 +776,52 @@ def test_the_figures_of_results_are_those_of_the_stored_results(name):
         return
     (inside,) = re.findall(r"<dc:description>(.*?)</dc:description>", path.read_text(), flags=re.S)
     assert json.loads(html.unescape(inside)) == expected, "run python -m flowinv report"
+
+
+@pytest.fixture
+def fmnist(tmp_path):
+    """A function that stores accuracies of flow and none on Fashion-MNIST, seed by seed."""
+
+    def put(flow, none):
+        for row, values in {"flow": flow, "none": none}.items():
+            for seed, value in enumerate(values):
+                entry = {"row": row, "seed": seed, "metrics": {"accuracy_averaged": value}}
+                store(entry, tmp_path / "fmnist" / "reduced.json", ["none", "flow"])
+
+    return put
+
+
+def goal_lines(folder):
+    """Of each goal for Fashion-MNIST: ours, and what is said of it."""
+    lines = [line.split(" | ") for line in goals.goals(folder).splitlines()]
+    return [(cells[3], cells[4]) for cells in lines if cells[0] == "| fmnist"]
+
+
+def test_a_goal_is_met_by_a_mean_over_all_seeds(tmp_path, fmnist):
+    assert goal_lines(tmp_path) == [("", "not run yet")] * 2
+    fmnist([99.0, 99.0], [90.0, 90.0])
+    assert goal_lines(tmp_path)[0] == ("99.0 ± 0.0, n = 2", "not all seeds yet")
+    fmnist([93.0, 92.0, 92.2], [90.0, 90.2, 90.4])
+    assert goal_lines(tmp_path) == [("92.4 ± 0.5, n = 3", "met"), ("2.2 ± 0.7, n = 3", "met")]
+    fmnist([93.0, 92.0, 90.2], [90.0, 90.2, 90.0])
+    assert goal_lines(tmp_path)[0] == ("91.7 ± 1.4, n = 3", "**missed**")
+
+
+def test_differences_are_of_the_same_seed(tmp_path, fmnist):
+    fmnist([92.0, 96.0, 94.0], [91.0])
+    assert goal_lines(tmp_path)[1] == ("1.0, n = 1", "not all seeds yet")
+
+
+@pytest.mark.parametrize("goal", goals.GOALS, ids=lambda goal: f"{goal.experiment}: {goal.words}")
+def test_every_goal_asks_for_rows_and_has_one_bound(goal):
+    experiment = EXPERIMENTS[goal.experiment]
+    assert goal.profile in experiment.profiles and (goal.least is None) != (goal.most is None)
+
+    def values(row, metric):
+        assert row in experiment.rows
+        return dict.fromkeys(SEEDS, 1.0)
+
+    assert goal.number(values).keys() == set(SEEDS)
 
 
 def test_a_page_keeps_its_words_and_has_its_tables_renewed():

@@ -278,8 +278,8 @@ def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict
 def _all_poses(model: InvariantClassifier, images: Tensor, to_poses: Tensor) -> dict:
     """Of the poses that q shows after three looks, against the ways (B, n) to the true ones.
 
-    The share within 5 degrees of one, the share of images with all, and the largest distance of a
-    true pose's weight from 1 / n.
+    The share within 5 degrees of one, the share of images with all, and how far a true pose's weight
+    is from 1 / n at most, in 98% of the images.
     """
     found = poses(model, images, looks=3)
     turn = torch.atan2(found.matrices[..., 1, 0], found.matrices[..., 0, 0]).rad2deg().cpu()
@@ -290,7 +290,7 @@ def _all_poses(model: InvariantClassifier, images: Tensor, to_poses: Tensor) -> 
     return {
         "poses_within_5_degrees": (off.amin(-1) < 5)[weights > 0].double().mean().item(),
         "images_with_all_poses": (of_each > 0).all(-1).double().mean().item(),
-        "weight_off_by": (of_each - 1 / off.shape[-1]).abs().max().item(),
+        "weight_off_by": (of_each - 1 / off.shape[-1]).abs().amax(-1).quantile(0.98).item(),
     }
 
 

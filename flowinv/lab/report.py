@@ -11,11 +11,23 @@ from matplotlib.lines import Line2D
 from .. import plots
 from ..files import atomic_write
 from .experiments import EXPERIMENTS, Experiment
+from .goals import goals
 from .results import CHOICES, Spread, entries_of, stored
 
 PROFILES = ("full", "long", "reduced", "part", "quick")  # the largest first
 SHAPES = {"paper": "D", "full": "s", "long": "P", "reduced": "o", "part": "v", "quick": "^"}
-SHOWN_ROWS = ("fixed", "augerino", "instaaug", "one for all", "box flow", "flow")
+# The rows of the figure of gains, and what its legend calls them: a colour for each name.
+SHOWN_ROWS = {
+    "fixed": "fixed",
+    "fixed ±15°": "fixed",
+    "random crop": "fixed",
+    **{row: row for row in ("augerino", "instaaug", "one for all", "box flow", "flow")},
+    "full circle": "full circle, preset crops",
+    "instaaug_crops": "full circle, preset crops",
+}
+
+GOALS_SAID = """What was asked before the runs were made, and what came. A mean over three seeds
+counts, and what is missed stays here; the last column leads to what was tried."""
 
 # What stands between these in a page is computed; the words around it are written by hand.
 START = "<!-- From here to the next mark: made by python -m flowinv report -->"
@@ -49,12 +61,12 @@ def by_rule(tried: list[dict], profile: str, judge: str = "validation") -> dict[
 
 
 def scoreboard(folder: Path) -> str:
-    """The tables of paper against project, in Markdown, with provenance.
+    """The goals, and the tables of paper against project, in Markdown, with provenance.
 
     A cell is a mean ± standard deviation over n seeds. What was run at ``ci`` is not shown. Where
     a profile has measured it, a second table says where a gain comes from.
     """
-    parts = []
+    parts = ["## Goals", GOALS_SAID, goals(folder)]
     for name, experiment in EXPERIMENTS.items():
         found = _shown(name, folder)
         if not found:
@@ -209,14 +221,16 @@ def _point(name: str, row: str, profile: str, differences: list[float]) -> dict:
 def gains_figure(points: list[dict]) -> Figure:
     """Gains over none in one figure: a shape for each profile, a colour for each row."""
     names = list(dict.fromkeys(point["experiment"] for point in points))
-    rows = [row for row in SHOWN_ROWS if any(point["row"] == row for point in points)]
+    points = [point for point in points if point["row"] in SHOWN_ROWS]
+    labels = list(dict.fromkeys(SHOWN_ROWS.values()))
+    shown = {SHOWN_ROWS[point["row"]] for point in points}
+    rows = [label for label in labels if label in shown]
     drawn, ax = plt.subplots(figsize=(8, 0.75 * len(names) + 1.4))
     for point in points:
-        if point["row"] not in rows:
-            continue
-        place = rows.index(point["row"])
+        label = SHOWN_ROWS[point["row"]]
+        place = rows.index(label)
         paper = point["profile"] == "paper"
-        colour = plots.PALETTE[SHOWN_ROWS.index(point["row"])]
+        colour = plots.PALETTE[labels.index(label)]
         ax.errorbar(
             point["gain"],
             names.index(point["experiment"]) + 0.7 * (place / max(1, len(rows) - 1) - 0.5),
@@ -241,7 +255,7 @@ def gains_figure(points: list[dict]) -> Figure:
         for p in used
     ]  # fmt: skip
     handles += [
-        Line2D([], [], color=plots.PALETTE[SHOWN_ROWS.index(row)], linewidth=4, label=row)
+        Line2D([], [], color=plots.PALETTE[labels.index(row)], linewidth=4, label=row)
         for row in rows
     ]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -140,14 +140,28 @@ def summary(name: str, profile: str, metric: str, folder: Path | None = None) ->
     """
     values: dict[str, list[float]] = {}
     for entry in stored(name, profile, folder):
-        value = entry["metrics"]
-        for key in metric.split("."):
-            if key not in value:
-                there = ", ".join(value)
-                raise ValueError(f"metric: no {key!r} in {name}/{profile}; there are {there}")
-            value = value[key]
-        values.setdefault(entry["row"], []).append(value)
+        found = number_in(entry["metrics"], metric, f"{name}/{profile}")
+        values.setdefault(entry["row"], []).append(found)
     return {row: Spread.of(own) for row, own in values.items()}
+
+
+def number_in(metrics: dict, metric: str, where: str) -> float:
+    """A metric by its name, in which a dot leads into one that has parts.
+
+    Args:
+        metrics: of an entry.
+        metric: its name.
+        where: the entry's experiment and profile, for the message.
+
+    Raises:
+        ValueError: it is not there; the message says what is.
+    """
+    value: Any = metrics
+    for key in metric.split("."):
+        if key not in value:
+            raise ValueError(f"metric: no {key!r} in {where}; there are {', '.join(value)}")
+        value = value[key]
+    return value
 
 
 def entries_of(path: Path) -> list[dict]:

@@ -1,0 +1,296 @@
+"""What this project set out to reach, beside what it reached: goals were set before the runs.
+
+A goal is met by the mean over three seeds or more; what is missed stays in the table.
+"""
+
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import plots
+from .experiments import EXPERIMENTS
+from .results import SEEDS, Spread, number_in, stored
+
+BySeed = dict[int, float]
+Values = Callable[[str, str], BySeed]  # (row, metric): of each seed
+Number = Callable[[Values], BySeed]
+
+
+class Goal(NamedTuple):
+    """One number of one experiment, and how large or how small it should be.
+
+    Args:
+        experiment: by name.
+        words: what the number is.
+        number: from the stored metrics, for each seed.
+        least, most: the goal, one of them.
+        digits: after the point.
+        more: where what was tried and the reasons stand, in Markdown.
+        profile: that is looked at.
+    """
+
+    experiment: str
+    words: str
+    number: Number
+    least: float | None = None
+    most: float | None = None
+    digits: int = 1
+    more: str = ""
+    profile: str = "reduced"
+
+    def met_by(self, mean: float) -> bool:
+        """Whether a mean is enough."""
+        if self.most is not None:
+            return mean <= self.most
+        assert self.least is not None
+        return mean >= self.least
+
+
+def of(row: str, metric: str = "") -> Number:
+    """A row's metric; "" is the experiment's score."""
+    return lambda values: values(row, metric)
+
+
+def _paired(how: Callable[[float, float], float], one: Number, other: Number) -> Number:
+    """Both of the same seed."""
+
+    def number(values: Values) -> BySeed:
+        a, b = one(values), other(values)
+        return {seed: how(a[seed], b[seed]) for seed in a if seed in b}
+
+    return number
+
+
+def minus(one: Number, other: Number) -> Number:
+    """The difference, seed by seed."""
+    return _paired(operator.sub, one, other)
+
+
+def over(one: Number, other: Number) -> Number:
+    """The ratio, seed by seed."""
+    return _paired(operator.truediv, one, other)
+
+
+def worst(pick: Callable[[float, float], float], *numbers: Number) -> Number:
+    """The largest (``max``) or smallest (``min``) of some, seed by seed."""
+    found = numbers[0]
+    for number in numbers[1:]:
+        found = _paired(pick, found, number)
+    return found
+
+
+def _gain(row: str, rival: str) -> Number:
+    return minus(of(row), of(rival))
+
+
+def _poses(experiment: str, title: str, **more) -> tuple[Goal, ...]:
+    """Of all poses of an image: accuracy on the head, and its passes, against 36 turns."""
+    row = "way back by the pose"
+    chosen, all_round = (
+        of(row, f"accuracy_{way}_by_angle.180") for way in ("pose_by_energy", "circle_by_energy")
+    )
+    passes = of(row, "passes_pose_by_energy.classifier"), of(row, "passes_pose_by_energy.encoder")
+    cost = over(_paired(operator.add, *passes), of(row, "passes_circle_by_energy.classifier"))
+    more = {"more": "[](modes.ipynb)"} | more
+    return (
+        Goal(
+            experiment,
+            f"{title} turned by 180°: pose by energy less 36 turns by energy, points",
+            minus(chosen, all_round),
+            least=0,
+            **more,
+        ),
+        Goal(experiment, "… and its passes, of theirs", cost, most=1 / 3, digits=3, **more),
+    )
+
+
+def _away(angle: int) -> Number:
+    """What the aligned lack at an angle of the accuracy that upright images have as they are."""
+    row = "way back by the pose"
+    upright = of(row, "accuracy_plain_by_angle.0")
+    return minus(upright, of(row, f"accuracy_pose_by_energy_by_angle.{angle}"))
+
+
+SMALLEST = ("horse", "ship", "truck")  # the classes of cifar10-lt with the fewest images
+
+
+def _ekld(row: str) -> Number:
+    parts = [of(row, f"ekld_nats_by_class.{name}") for name in SMALLEST]
+    return _paired(operator.add, _paired(operator.add, *parts[:2]), parts[2])
+
+
+GOALS = (
+    Goal("mnist", "flow", of("flow"), least=99.3, more="[](mnist.ipynb)"),
+    Goal("fmnist", "flow", of("flow"), least=92.3, more="[](cifar10.ipynb)"),
+    Goal("fmnist", "flow less none, points", _gain("flow", "none"), least=2),
+    Goal("cifar10", "flow", of("flow"), least=84.5, more="[](cifar10.ipynb)"),
+    Goal("cifar10", "flow less none, points", _gain("flow", "none"), least=5),
+    Goal("cifar10", "flow less Augerino, points", _gain("flow", "augerino"), least=0),
+    Goal("cifar10", "flow less the fixed box, points", _gain("flow", "fixed"), least=0),
+    Goal(
+        "cifar10-lt",
+        "flow less none, points",
+        _gain("flow", "none"),
+        least=4,
+        more="[](long_tails.ipynb)",
+    ),
+    Goal(
+        "cifar10-lt",
+        "eKLD of the three smallest classes, of none's",
+        over(_ekld("flow"), _ekld("none")),
+        most=0.5,
+        digits=2,
+    ),
+    *(
+        Goal(
+            f"mnist-dial-{number}",
+            words,
+            number_of,
+            least=3,
+            more="[](why.ipynb)",
+        )
+        for number in (2, 3)
+        for words, number_of in (
+            (
+                "flow less the better fixed box, points",
+                worst(min, _gain("flow", "fixed ±90°"), _gain("flow", "fixed ±180°")),
+            ),
+            ("flow less one for all, points", _gain("flow", "one for all")),
+        )
+    ),
+    Goal(
+        "rotation-discovery",
+        "flow, distance to a rotation",
+        of("flow"),
+        most=0.1,
+        digits=3,
+        more="[](mario.ipynb)",
+    ),
+    Goal(
+        "rotation-discovery",
+        "… of InstaAug's",
+        over(of("flow"), of("instaaug")),
+        most=0.5,
+        digits=2,
+    ),
+    Goal(
+        "cifar10-poses",
+        "points that the aligned lack of the upright, at the worst angle",
+        worst(max, *(_away(angle) for angle in range(0, 181, 30))),
+        most=10,
+        more="[](modes.ipynb)",
+    ),
+    Goal(
+        "mario-3mode",
+        "share of poses within 5° of a true one, three looks",
+        of("mixture", "poses_within_5_degrees"),
+        least=0.98,
+        digits=3,
+        more="[](modes.ipynb)",
+    ),
+    Goal(
+        "mario-3mode",
+        "share of images with all three",
+        of("mixture", "images_with_all_poses"),
+        least=0.98,
+        digits=3,
+    ),
+    Goal(
+        "mario-3mode",
+        "a weight's distance from a third at most, in 98% of the images",
+        of("mixture", "weight_off_by"),
+        most=0.1,
+        digits=3,
+    ),
+    *(
+        Goal(
+            "mnist-poses",
+            f"deviation of all {digit}s, in the heaviest pose, degrees",
+            of("way back by the pose", f"deviation_degrees_heaviest.{digit}"),
+            most=15,
+            more="[](modes.ipynb)",
+        )
+        for digit in (4, 6)
+    ),
+    *_poses("mnist-poses", "MNIST"),
+    *_poses("fmnist-poses", "Fashion-MNIST"),
+    *_poses("cifar10-poses", "CIFAR-10"),
+    *(
+        Goal(
+            name,
+            "known ranges, the worse of two is off by, %",
+            of("flow"),
+            most=10,
+            profile="quick",
+            more="[](beyond.ipynb)",
+        )
+        for name in ("depth", "elastic")
+    ),
+    Goal(
+        "colour",
+        "half-width where hue is free, of 180°",
+        of("flow", "half_width_degrees.free"),
+        least=162,
+        profile="quick",
+        more="[](beyond.ipynb)",
+    ),
+    Goal(
+        "colour",
+        "half-width where hue is bound, of 90°: distance in degrees",
+        lambda values: {
+            seed: abs(width - 90)
+            for seed, width in values("flow", "half_width_degrees.bound").items()
+        },
+        most=9,
+        profile="quick",
+    ),
+    Goal(
+        "cifar10-families",
+        "affine × colour less affine, points",
+        _gain("affine × colour", "affine"),
+        least=0,
+        more="[](beyond.ipynb)",
+    ),
+    Goal(
+        "dimensions",
+        "share of the flow's samples on the ridge at D = 16",
+        of("splines, D = 16"),
+        least=0.95,
+        digits=3,
+        profile="quick",
+        more="[](dimensions.ipynb)",
+    ),
+)
+
+
+def values_of(name: str, profile: str, folder: Path) -> Values:
+    """Metrics by seed, as goals read them; none where nothing of it is stored."""
+    path = folder / name / f"{profile}.json"
+    entries = stored(name, profile, folder) if path.exists() else []
+    where = f"{name}/{profile}"
+
+    def values(row: str, metric: str) -> BySeed:
+        metric = metric or EXPERIMENTS[name].score
+        own = [entry for entry in entries if entry["row"] == row]
+        return {e["seed"]: number_in(e["metrics"], metric, where) for e in own}
+
+    return values
+
+
+def goals(folder: Path) -> str:
+    """The table of goals, in Markdown."""
+    rows = []
+    for goal in GOALS:
+        found = goal.number(values_of(goal.experiment, goal.profile, folder))
+        sign, bound = ("≤", goal.most) if goal.least is None else ("≥", goal.least)
+        asked = f"{sign} {bound:.{goal.digits}f}"
+        ours, said = "", "not run yet"
+        if found:
+            spread = Spread.of(list(found.values()))
+            ours = f"{spread:.{goal.digits}f}, n = {spread.seeds}"
+            said = "met" if goal.met_by(spread.mean) else "**missed**"
+            if spread.seeds < len(SEEDS):
+                said = "not all seeds yet"
+        rows.append([goal.experiment, goal.words, asked, ours, said, goal.more])
+    return plots.table(["experiment", "what", "goal", "ours", "", "more"], rows)
