@@ -278,8 +278,8 @@ def _mario_ranges(modes: int, model: InvariantClassifier, data: Dataset) -> dict
 def _all_poses(model: InvariantClassifier, images: Tensor, to_poses: Tensor) -> dict:
     """Of the poses that q shows after three looks, against the ways (B, n) to the true ones.
 
-    The share within 5 degrees of one, the share of images with all, and how far a true pose's weight
-    is from 1 / n at most, in 98% of the images.
+    The share within 5 degrees of one, the share of images with all, and how far a true pose's
+    weight is from 1 / n at most, in 98% of the images.
     """
     found = poses(model, images, looks=3)
     turn = torch.atan2(found.matrices[..., 1, 0], found.matrices[..., 0, 0]).rad2deg().cpu()
