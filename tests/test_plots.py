@@ -167,6 +167,18 @@ def test_a_curve_has_one_colour_and_style_in_all_panels():
     assert ax.get_xlabel() == "x (m)" and ax.get_legend() is None
 
 
+def test_a_band_reaches_as_far_about_its_line_as_it_is_told():
+    x = torch.tensor([0.0, 1.0, 2.0])
+    y, band = 2 * x, 0.5 + x
+    (ax,) = plots.curves(x, {"a": (y, band), "b": y}, "x", "y").axes
+    (drawn,) = ax.collections
+    corners = drawn.get_paths()[0].vertices
+    for at, low, high in zip(x, y - band, y + band):
+        own = corners[corners[:, 0] == at.item(), 1]
+        assert (own.min(), own.max()) == (low.item(), high.item())
+    assert [list(line.get_ydata()) for line in ax.lines] == [y.tolist()] * 2
+
+
 def test_panels_that_have_the_same_lines_have_one_legend_above_them():
     x, y = torch.arange(3.0), torch.rand(3)
     figure = plots.panels(x, {"one": {"a": y, "b": y}, "two": {"a": y, "b": y}}, "x", "y")

@@ -112,6 +112,7 @@ ANATOMY = (
     ("accuracy_over_another", "over another's", 1),
     ("log_likelihood_averaged", "log-likelihood", 3),
     ("calibration_error_averaged", "calibration error", 3),
+    ("share_between_images", "between, %", 0),
     ("information_nats", "information, nats", 2),
 )
 
@@ -122,12 +123,18 @@ def _anatomy(experiment: Experiment, profile: str, entries: list[dict]) -> list[
     for row in experiment.rows:
         own = [entry["metrics"] for entry in entries if entry["row"] == row]
         if own and all(key in own[0] for key, *_ in ANATOMY):
-            cells = [f"{Spread.of([m[key] for m in own]):.{digits}f}" for key, _, digits in ANATOMY]
-            rows.append([row, *cells])
+            rows.append([row, *(_part(own, key, digits) for key, _, digits in ANATOMY)])
     if not rows:
         return []
     header = ["row", *(heading for _, heading, _ in ANATOMY)]
     return [f"Where it comes from, at `{profile}`:", plots.table(header, rows)]
+
+
+def _part(metrics: list[dict], key: str, digits: int) -> str:
+    values = [of[key] for of in metrics]
+    if isinstance(values[0], dict):  # a share of each coefficient: the largest, in percent
+        values = [100 * max(shares.values()) for shares in values]
+    return f"{Spread.of(values):.{digits}f}"
 
 
 def choices(folder: Path) -> str:

@@ -8,24 +8,26 @@ from torch import Tensor
 
 from .style import LINES, PALETTE, show_image, x_axis
 
+Line = Tensor | tuple[Tensor, Tensor]  # y (N,), or y and how far a band about it reaches
 
-def curves(x: Tensor, lines: dict[str, Tensor], xlabel: str, ylabel: str) -> Figure:
+
+def curves(x: Tensor, lines: dict[str, Line], xlabel: str, ylabel: str) -> Figure:
     """Lines over one x.
 
     Args:
         x: (N,).
-        lines: {label: (N,)}.
+        lines: {label: y}, y (N,); or y with half the width of a band about it, both (N,).
         xlabel, ylabel: what the axes are, with their units.
     """
     return panels(x, {"": lines}, xlabel, ylabel)
 
 
-def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: str) -> Figure:
+def panels(x: Tensor, lines: dict[str, dict[str, Line]], xlabel: str, ylabel: str) -> Figure:
     """Lines over one x, in panels side by side. A label has one colour and style in all of them.
 
     Args:
         x: (N,).
-        lines: {title: {label: (N,)}}.
+        lines: {title: {label: y}}, y as ``curves`` has it.
         xlabel, ylabel: what the axes are, with their units.
     """
     size = (2.9 * len(lines) + 2.6 * (len(lines) == 1), 3.0)
@@ -35,6 +37,9 @@ def panels(x: Tensor, lines: dict[str, dict[str, Tensor]], xlabel: str, ylabel: 
     for ax, (title, drawn) in zip(axes[0], lines.items()):
         for label, y in drawn.items():
             n = labels.index(label)
+            if isinstance(y, tuple):
+                y, band = y
+                ax.fill_between(x, y - band, y + band, color=PALETTE[n], alpha=0.2, linewidth=0)
             ax.plot(x, y, linestyle=LINES[n], color=PALETTE[n], linewidth=2, label=label)
         ax.set_title(title, fontsize=10)
         x_axis(ax, xlabel)
