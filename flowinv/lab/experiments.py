@@ -852,7 +852,7 @@ def _in_depth(profile: str) -> Dataset:
 
 
 def _bent(profile: str) -> Dataset:
-    return bent(200, 100) if profile == "ci" else bent(8000, 1000)
+    return bent(200, 100) if profile == "ci" else bent(24000, 1000)
 
 
 def _coloured(profile: str) -> Dataset:
@@ -1175,9 +1175,9 @@ EXPERIMENTS = Registry(
             family="elastic",
             rows=LEARNERS,
             profiles=_profiles(
-                Settings(epochs=60, burn_in=30, alpha=0.005, guide_lr=8e-3, freeze=True)
+                Settings(epochs=16, burn_in=8, alpha=0.02, guide_lr=8e-3, freeze=True)
             ),
-            classifier=_mario_network,
+            classifier=_five_network,
             measure=_and_accuracies(measure_boards),
             score="range_error_percent",
             unit="% by which the worse of two ranges is off",

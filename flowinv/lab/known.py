@@ -183,28 +183,31 @@ def strength(T: Tensor) -> Tensor:
     return (3 * T.square().mean(-1)).sqrt()
 
 
-def boards(number: int, seed: int, straight: bool | None = None) -> Made:
-    """So many boards, bent by the family ``elastic``: half of them within their limit.
+def boards(number: int, seed: int, straight: bool = False) -> Made:
+    """So many boards, bent by the family ``elastic``: about half of them within their limit.
 
     Args:
         number: how many.
         seed: fixes them all.
-        straight: whether all are within their limit; None for half.
+        straight: whether all are within their limit.
     """
     family = FAMILIES["elastic"]
     generator = torch.Generator().manual_seed(seed)
-    # Not all coefficients alike, so that each counts for the class and none can hide.
+    # In some boards all coefficients bend and in others few, so that each counts for the class: a
+    # classifier that knows even bends alone is blind to others, and q finds them.
     uniform = 2 * torch.rand(number, family.dim, generator=generator) - 1
-    T = uniform * torch.rand(number, family.dim, generator=generator)
+    share = 0.1 + 0.9 * torch.rand(number, 1, generator=generator)
+    bends = torch.rand(number, family.dim, generator=generator) < share
+    T = uniform.where(bends | ~bends.any(1, keepdim=True), 0.0)
     within = torch.rand(number, generator=generator) < 0.5
-    if straight is not None:
-        within = torch.full_like(within, straight)
+    within |= straight
     sprite = torch.arange(number) % 2
     limit = torch.tensor(LIMITS)[sprite]
     u = torch.rand(number, generator=generator)
     strengths = torch.where(within, limit * u, limit + (STRONGEST - limit) * u)
-    T = (T * (strengths / strength(T))[:, None]).clamp(-1, 1)
-    return Made(family.warp(straight_boards()[sprite], T), 2 * sprite + (~within).long(), T)
+    T = (T * (strengths / strength(T))[:, None]).clamp(-1, 1)  # few cannot bend it strongly
+    labels = 2 * sprite + (strength(T) > limit).long()
+    return Made(family.warp(straight_boards()[sprite], T), labels, T)
 
 
 def bent(train: int, test: int) -> Dataset:
