@@ -1162,7 +1162,7 @@ EXPERIMENTS = Registry(
             rows=LEARNERS,
             # Frozen, as in rotation-discovery, so that what it calls facing does not move.
             profiles=_profiles(
-                Settings(epochs=20, burn_in=8, alpha=0.2, guide_lr=8e-3, freeze=True)
+                Settings(epochs=20, burn_in=8, alpha=0.3, guide_lr=8e-3, freeze=True)
             ),
             classifier=_mario_network,
             measure=_and_accuracies(measure_cards),
