@@ -402,7 +402,10 @@ def nearness(logits: Tensor, labels: Tensor) -> Score:
 
     Args:
         logits: (B, classes), of training images: the features by which images are compared.
-        labels: (B,), each class at least once.
+        labels: (B,).
+
+    Raises:
+        ValueError: a class has no image.
 
     Example:
         >>> seen = torch.eye(3).repeat(4, 1) + 0.1 * torch.randn(12, 3)
@@ -410,15 +413,21 @@ def nearness(logits: Tensor, labels: Tensor) -> Score:
         >>> near(torch.eye(3)).min() > near(torch.full((3,), 1 / 3))
         tensor(True)
     """
-    z = logits.double()
-    belongs = F.one_hot(labels.to(z.device), z.shape[-1]).to(z)
-    means = belongs.T @ z / belongs.sum(0)[:, None]
+    z = logits.detach().cpu().double()
+    belongs = F.one_hot(labels.cpu(), z.shape[-1]).double()
+    number = belongs.sum(0)
+    if not number.all():
+        absent = number.argmin().item()
+        raise ValueError(f"labels: expected images of every class, got none of class {absent}")
+    means = belongs.T @ z / number[:, None]
     around = z - belongs @ means
-    precision = torch.linalg.pinv(around.T @ around / len(z), hermitian=True)
+    covariance = around.T @ around / len(z)
+    ridge = 1e-6 * covariance.diagonal().mean() + 1e-12  # no spread at all must not mean no metric
+    precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=z.dtype))
 
     def score(logits: Tensor) -> Tensor:
-        away = logits.double()[..., None, :] - means
-        return -(away @ precision * away).sum(-1).amin(-1).to(logits)
+        away = logits[..., None, :] - means.to(logits)
+        return -(away @ precision.to(logits) * away).sum(-1).amin(-1)
 
     return score
 

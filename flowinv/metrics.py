@@ -176,6 +176,8 @@ def circular_deviation(degrees: Tensor) -> Tensor:
 def circular_distance(degrees: Tensor) -> Tensor:
     """How far each of some angles, in degrees, is from the direction of their mean: of their shape.
 
+    Where they prefer no direction, as four quarter turns do, it is from an arbitrary one.
+
     Example:
         >>> circular_distance(torch.tensor([350.0, 0.0, 370.0])).round()
         tensor([10.,  0., 10.])

@@ -518,6 +518,15 @@ def test_nearness_is_the_log_density_of_the_nearest_class_and_knows_no_units():
     mix = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [0.0, 0.0, 0.1]])
     assert torch.allclose(nearness(features @ mix, labels)(new @ mix), near, rtol=1e-3)
     assert nearness(features, labels)(means).abs().max() < 1e-3
+    seen = features.requires_grad_()
+    assert not nearness(seen, labels)(new).requires_grad
+    with pytest.raises(ValueError, match="got none of class 1"):
+        nearness(features, labels.where(labels != 1, 2))
+
+
+def test_nearness_does_not_overlook_a_direction_in_which_training_images_are_alike():
+    near = nearness(torch.eye(3).repeat(4, 1), torch.arange(12) % 3)
+    assert near(torch.tensor([50.0, -9.0, 3.0])) < -1 < near(torch.eye(3)).min()
 
 
 @pytest.mark.parametrize("points", [90, 180, 360])

@@ -52,56 +52,50 @@ def of(row: str, metric: str = "") -> Number:
     return lambda values: values(row, metric)
 
 
-def _paired(how: Callable[[float, float], float], one: Number, other: Number) -> Number:
-    """Both of the same seed."""
+def _folded(how: Callable[[float, float], float], first: Number, *others: Number) -> Number:
+    """From left to right, of the same seed."""
 
     def number(values: Values) -> BySeed:
-        a, b = one(values), other(values)
-        return {seed: how(a[seed], b[seed]) for seed in a if seed in b}
+        found = first(values)
+        for other in others:
+            of_other = other(values)
+            found = {seed: how(found[seed], of_other[seed]) for seed in found if seed in of_other}
+        return found
 
     return number
 
 
 def minus(one: Number, other: Number) -> Number:
     """The difference, seed by seed."""
-    return _paired(operator.sub, one, other)
+    return _folded(operator.sub, one, other)
 
 
 def over(one: Number, other: Number) -> Number:
     """The ratio, seed by seed."""
-    return _paired(operator.truediv, one, other)
-
-
-def worst(pick: Callable[[float, float], float], *numbers: Number) -> Number:
-    """The largest (``max``) or smallest (``min``) of some, seed by seed."""
-    found = numbers[0]
-    for number in numbers[1:]:
-        found = _paired(pick, found, number)
-    return found
+    return _folded(operator.truediv, one, other)
 
 
 def _gain(row: str, rival: str) -> Number:
     return minus(of(row), of(rival))
 
 
-def _poses(experiment: str, title: str, **more) -> tuple[Goal, ...]:
+def _poses(experiment: str, title: str) -> tuple[Goal, ...]:
     """Of all poses of an image: accuracy on the head, and its passes, against 36 turns."""
     row = "way back by the pose"
     chosen, all_round = (
         of(row, f"accuracy_{way}_by_angle.180") for way in ("pose_by_energy", "circle_by_energy")
     )
     passes = of(row, "passes_pose_by_energy.classifier"), of(row, "passes_pose_by_energy.encoder")
-    cost = over(_paired(operator.add, *passes), of(row, "passes_circle_by_energy.classifier"))
-    more = {"more": "[](modes.ipynb)"} | more
+    cost = over(_folded(operator.add, *passes), of(row, "passes_circle_by_energy.classifier"))
     return (
         Goal(
             experiment,
             f"{title} turned by 180°: pose by energy less 36 turns by energy, points",
             minus(chosen, all_round),
             least=0,
-            **more,
+            more="[](modes.ipynb)",
         ),
-        Goal(experiment, "… and its passes, of theirs", cost, most=1 / 3, digits=3, **more),
+        Goal(experiment, "… and its passes, of theirs", cost, most=1 / 3, digits=3),
     )
 
 
@@ -116,8 +110,7 @@ SMALLEST = ("horse", "ship", "truck")  # the classes of cifar10-lt with the fewe
 
 
 def _ekld(row: str) -> Number:
-    parts = [of(row, f"ekld_nats_by_class.{name}") for name in SMALLEST]
-    return _paired(operator.add, _paired(operator.add, *parts[:2]), parts[2])
+    return _folded(operator.add, *(of(row, f"ekld_nats_by_class.{name}") for name in SMALLEST))
 
 
 GOALS = (
@@ -154,7 +147,7 @@ GOALS = (
         for words, number_of in (
             (
                 "flow less the better fixed box, points",
-                worst(min, _gain("flow", "fixed ±90°"), _gain("flow", "fixed ±180°")),
+                _folded(min, _gain("flow", "fixed ±90°"), _gain("flow", "fixed ±180°")),
             ),
             ("flow less one for all, points", _gain("flow", "one for all")),
         )
@@ -177,7 +170,7 @@ GOALS = (
     Goal(
         "cifar10-poses",
         "points that the aligned lack of the upright, at the worst angle",
-        worst(max, *(_away(angle) for angle in range(0, 181, 30))),
+        _folded(max, *(_away(angle) for angle in range(0, 181, 30))),
         most=10,
         more="[](modes.ipynb)",
     ),
@@ -263,7 +256,7 @@ GOALS = (
 
 
 def values_of(name: str, profile: str, folder: Path) -> Values:
-    """Metrics by seed, as goals read them; none where nothing of it is stored."""
+    """Metrics by seed, as goals read them; none where nothing of it is stored, or measured."""
     path = folder / name / f"{profile}.json"
     entries = stored(name, profile, folder) if path.exists() else []
     where = f"{name}/{profile}"
@@ -271,7 +264,8 @@ def values_of(name: str, profile: str, folder: Path) -> Values:
     def values(row: str, metric: str) -> BySeed:
         metric = metric or EXPERIMENTS[name].score
         own = [entry for entry in entries if entry["row"] == row]
-        return {e["seed"]: number_in(e["metrics"], metric, where) for e in own}
+        measured = [entry for entry in own if metric.split(".")[0] in entry["metrics"]]
+        return {e["seed"]: number_in(e["metrics"], metric, where) for e in measured}
 
     return values
 

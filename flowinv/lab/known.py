@@ -186,6 +186,8 @@ def strength(T: Tensor) -> Tensor:
 def boards(number: int, seed: int, straight: bool = False) -> Made:
     """So many boards, bent by the family ``elastic``: about half of them within their limit.
 
+    A few more of the firs: where only a few coefficients bend, none of them bends beyond it.
+
     Args:
         number: how many.
         seed: fixes them all.

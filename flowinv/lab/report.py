@@ -22,8 +22,8 @@ SHOWN_ROWS = {
     "fixed ±15°": "fixed",
     "random crop": "fixed",
     **{row: row for row in ("augerino", "instaaug", "one for all", "box flow", "flow")},
-    "full circle": "full circle, preset crops",
-    "instaaug_crops": "full circle, preset crops",
+    "full circle": "full circle or preset crops",
+    "instaaug_crops": "full circle or preset crops",
 }
 
 GOALS_SAID = """What was asked before the runs were made, and what came. A mean over three seeds
@@ -118,7 +118,7 @@ ANATOMY = (
 
 
 def _anatomy(experiment: Experiment, profile: str, entries: list[dict]) -> list[str]:
-    """A table of accuracies by what is averaged over, likelihood, calibration and information."""
+    """A table of accuracies by what is averaged over, likelihood, calibration, and q's look."""
     rows = []
     for row in experiment.rows:
         own = [entry["metrics"] for entry in entries if entry["row"] == row]
@@ -371,6 +371,7 @@ def _provenance(entries: list[dict]) -> str:
     def all_of(key: str) -> str:
         return ", ".join(sorted({str(entry[key]) for entry in entries}))
 
+    again = sorted({entry["measured"]["revision"] for entry in entries if "measured" in entry})
     seconds = [entry["wall_seconds"] for entry in entries]
     speeds = [entry["images_per_second"] for entry in entries]
     dates = [entry["date"] for entry in entries]
@@ -379,7 +380,8 @@ def _provenance(entries: list[dict]) -> str:
         f"{all_of('data')}; {all_of('epochs')} epochs;"
         f" {min(seconds):.0f} to {max(seconds):.0f} s of training a run"
         f" ({min(speeds):,} to {max(speeds):,} images/s); {all_of('device')};"
-        f" seeds {all_of('seed')}; revision {all_of('revision')}; {' to '.join(span)}."
+        f" seeds {all_of('seed')}; revision {all_of('revision')}; {' to '.join(span)}"
+        + (f"; measured again at revision {', '.join(again)}." if again else ".")
     )
 
 

@@ -158,9 +158,15 @@ def number_in(metrics: dict, metric: str, where: str) -> float:
     """
     value: Any = metrics
     for key in metric.split("."):
-        if key not in value:
-            raise ValueError(f"metric: no {key!r} in {where}; there are {', '.join(value)}")
-        value = value[key]
+        there = value if isinstance(value, dict) else {}
+        if key not in there:
+            known = ", ".join(there) or "no parts"
+            raise ValueError(f"metric: no {key!r} in {where}; there are {known}")
+        value = there[key]
+    if isinstance(value, dict):
+        raise ValueError(
+            f"metric: {metric} of {where} has parts: name one, as {metric}.{next(iter(value))}"
+        )
     return value
 
 

@@ -321,20 +321,30 @@ def evaluate(job: Job, runs: Path, out: Path | None = None) -> dict:
     Args:
         job: that was run.
         runs: folder of runs.
-        out: folder of results, where the metrics replace those of the job's entry, if it has one.
-            That then says under ``measured`` by which code and where.
+        out: folder of results, where the metrics replace those of the job's entry. That then says
+            under ``measured`` by which code and where.
 
     Raises:
-        RunError: it was not run, or its settings have changed since.
+        RunError: it was not run, or its settings or data have changed since.
     """
     data = job.experiment.data(job.profile)
+    entry = _stored(job, out, data) if out else None
     found = measured(job.experiment, _load(job, runs, data), data)
-    if out:
-        path = job.result_file(out)
-        for entry in filter(job.made, entries_of(path)):
-            again = entry | {"metrics": found, "measured": provenance()}
-            store(again, path, list(job.experiment.rows))
+    if out and entry:
+        again = entry | {"metrics": found, "measured": provenance()}
+        store(again, job.result_file(out), list(job.experiment.rows))
     return found
+
+
+def _stored(job: Job, out: Path, data: Dataset) -> dict:
+    """The job's own entry, with the settings and of the data of now."""
+    for entry in entries_of(job.result_file(out)):
+        if job.made(entry) and entry["data"] == str(data):
+            return entry
+    raise RunError(
+        f"{job.result_file(out)} has no result of {job} with these settings and data, to measure"
+        " again: train it"
+    )
 
 
 def trained(
