@@ -1193,7 +1193,7 @@ EXPERIMENTS = Registry(
                 "box flow": Row("box_flow", {"half_width": 0.4}),
                 "flow": Row("flow"),
             },
-            profiles=_profiles(Settings(epochs=14, burn_in=1, alpha=0.5, samples=1)),
+            profiles=_profiles(Settings(epochs=24, burn_in=1, alpha=0.5, samples=1)),
             classifier=_mario_network,
             measure=measure_colours,
             unit="% accuracy on hues that are new",
