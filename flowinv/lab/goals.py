@@ -26,7 +26,7 @@ class Goal(NamedTuple):
         number: from the stored metrics, for each seed.
         least, most: the goal, one of them.
         digits: after the point.
-        more: where what was tried and the reasons stand, in Markdown.
+        page: the chapter in which what was tried, and the reasons, stand.
         profile: that is looked at.
     """
 
@@ -36,7 +36,7 @@ class Goal(NamedTuple):
     least: float | None = None
     most: float | None = None
     digits: int = 1
-    more: str = ""
+    page: str = ""
     profile: str = "reduced"
 
     def met_by(self, mean: float) -> bool:
@@ -93,7 +93,7 @@ def _poses(experiment: str, title: str) -> tuple[Goal, ...]:
             f"{title} turned by 180°: pose by energy less 36 turns by energy, points",
             minus(chosen, all_round),
             least=0,
-            more="[](modes.ipynb)",
+            page="modes",
         ),
         Goal(experiment, "… and its passes, of theirs", cost, most=1 / 3, digits=3),
     )
@@ -114,19 +114,19 @@ def _ekld(row: str) -> Number:
 
 
 GOALS = (
-    Goal("mnist", "flow", of("flow"), least=99.3, more="[](mnist.ipynb)"),
-    Goal("fmnist", "flow", of("flow"), least=92.3, more="[](cifar10.ipynb)"),
-    Goal("fmnist", "flow less none, points", _gain("flow", "none"), least=2),
-    Goal("cifar10", "flow", of("flow"), least=84.5, more="[](cifar10.ipynb)"),
-    Goal("cifar10", "flow less none, points", _gain("flow", "none"), least=5),
-    Goal("cifar10", "flow less Augerino, points", _gain("flow", "augerino"), least=0),
-    Goal("cifar10", "flow less the fixed box, points", _gain("flow", "fixed"), least=0),
+    Goal("mnist", "accuracy of the flow, %", of("flow"), least=99.3, page="mnist"),
+    Goal("fmnist", "accuracy of the flow, %", of("flow"), least=92.3, page="cifar10"),
+    Goal("fmnist", "its gain over none, points", _gain("flow", "none"), least=2),
+    Goal("cifar10", "accuracy of the flow, %", of("flow"), least=84.5, page="cifar10"),
+    Goal("cifar10", "its gain over none, points", _gain("flow", "none"), least=5),
+    Goal("cifar10", "… over Augerino, points", _gain("flow", "augerino"), least=0),
+    Goal("cifar10", "… over the fixed box, points", _gain("flow", "fixed"), least=0),
     Goal(
         "cifar10-lt",
-        "flow less none, points",
+        "gain of the flow over none, points",
         _gain("flow", "none"),
         least=4,
-        more="[](long_tails.ipynb)",
+        page="long_tails",
     ),
     Goal(
         "cifar10-lt",
@@ -141,15 +141,15 @@ GOALS = (
             words,
             number_of,
             least=3,
-            more="[](why.ipynb)",
+            page="why",
         )
         for number in (2, 3)
         for words, number_of in (
             (
-                "flow less the better fixed box, points",
+                "gain of the flow over the better fixed box, points",
                 _folded(min, _gain("flow", "fixed ±90°"), _gain("flow", "fixed ±180°")),
             ),
-            ("flow less one for all, points", _gain("flow", "one for all")),
+            ("… over one for all, points", _gain("flow", "one for all")),
         )
     ),
     Goal(
@@ -158,7 +158,7 @@ GOALS = (
         of("flow"),
         most=0.1,
         digits=3,
-        more="[](mario.ipynb)",
+        page="mario",
     ),
     Goal(
         "rotation-discovery",
@@ -172,7 +172,7 @@ GOALS = (
         "points that the aligned lack of the upright, at the worst angle",
         _folded(max, *(_away(angle) for angle in range(0, 181, 30))),
         most=10,
-        more="[](modes.ipynb)",
+        page="modes",
     ),
     *(
         Goal(
@@ -182,11 +182,11 @@ GOALS = (
             **bound,
             digits=3,
             profile=profile,
-            more=more,
+            page=page,
         )
-        for profile, where, more in (
-            ("quick", "α given", "[](modes.ipynb)"),
-            ("reduced", "α by the rule", "[](mario.ipynb)"),
+        for profile, where, page in (
+            ("quick", "α given", "modes"),
+            ("reduced", "α by the rule", "mario"),
         )
         for words, metric, bound in (
             ("poses within 5° of a true one", "poses_within_5_degrees", {"least": 0.98}),
@@ -200,7 +200,7 @@ GOALS = (
             f"deviation of all {digit}s, in the heaviest pose, degrees",
             of("way back by the pose", f"deviation_degrees_heaviest.{digit}"),
             most=15,
-            more="[](modes.ipynb)",
+            page="modes",
         )
         for digit in (4, 6)
     ),
@@ -214,7 +214,7 @@ GOALS = (
             of("flow"),
             most=10,
             profile="quick",
-            more="[](beyond.ipynb)",
+            page="beyond",
         )
         for name in ("depth", "elastic")
     ),
@@ -224,7 +224,7 @@ GOALS = (
         of("flow", "half_width_degrees.free"),
         least=162,
         profile="quick",
-        more="[](beyond.ipynb)",
+        page="beyond",
     ),
     Goal(
         "colour",
@@ -241,7 +241,7 @@ GOALS = (
         "affine × colour less affine, points",
         _gain("affine × colour", "affine"),
         least=0,
-        more="[](beyond.ipynb)",
+        page="beyond",
     ),
     Goal(
         "dimensions",
@@ -250,7 +250,7 @@ GOALS = (
         least=0.95,
         digits=3,
         profile="quick",
-        more="[](dimensions.ipynb)",
+        page="dimensions",
     ),
 )
 
@@ -271,8 +271,9 @@ def values_of(name: str, profile: str, folder: Path) -> Values:
 
 
 def goals(folder: Path) -> str:
-    """The table of goals, in Markdown."""
+    """The table of goals, in Markdown. Goals of one experiment stand together, under its name."""
     rows = []
+    before = None
     for goal in GOALS:
         found = goal.number(values_of(goal.experiment, goal.profile, folder))
         sign, bound = ("≤", goal.most) if goal.least is None else ("≥", goal.least)
@@ -280,9 +281,15 @@ def goals(folder: Path) -> str:
         ours, said = "", "not run yet"
         if found:
             spread = Spread.of(list(found.values()))
-            ours = f"{spread:.{goal.digits}f}, n = {spread.seeds}"
+            ours = f"{spread:.{goal.digits}f}".replace("-", "−")
             said = "met" if goal.met_by(spread.mean) else "**missed**"
             if spread.seeds < len(SEEDS):
-                said = "not all seeds yet"
-        rows.append([goal.experiment, goal.words, asked, ours, said, goal.more])
-    return plots.table(["experiment", "what", "goal", "ours", "", "more"], rows)
+                said = f"{spread.seeds} of {len(SEEDS)} seeds"
+        name = "" if goal.experiment == before else goal.experiment
+        before = goal.experiment
+        page = goal.page and f"[{goal.page}]({goal.page}.ipynb)"
+        # Numbers stay on one line.
+        rows.append(
+            [name, goal.words, *(n.replace(" ", "\u00a0") for n in (asked, ours)), said, page]
+        )
+    return plots.table(["experiment", "what", "goal", "ours", "", "see"], rows)
