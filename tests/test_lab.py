@@ -84,6 +84,18 @@ def test_every_row_of_every_experiment_runs_and_its_metrics_are_numbers(name, ro
     assert read(tmp_path / "out" / name / "ci.json")[0]["metrics"] == entry["metrics"]
 
 
+def test_a_disc_looks_the_same_however_it_is_turned():
+    """Not the photograph, but where there is one: so nothing outside of it tells the angle."""
+    images = EXPERIMENTS["cifar10-poses"].data("ci").train.images
+    whole = EXPERIMENTS["cifar10"].data("ci").train.images
+    lit = (images > 0).any(0).any(0).float().expand(1, 1, 32, 32)
+    for degrees in (30, 45, 90, 180):
+        turned = FAMILIES["rotation"].warp(lit, torch.tensor([[degrees / 180]]))
+        assert (turned - lit).abs().mean() < (0.04 if degrees % 90 else 1e-4)
+    assert torch.equal(images, whole * lit)
+    assert 0.75 < lit.mean() < 0.82  # of a disc π / 4
+
+
 class Sampler(torch.nn.Module):
     """A guide whose samples are those of ``sample(images, shape)``; it has no density."""
 

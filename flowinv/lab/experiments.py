@@ -34,6 +34,7 @@ from ..training import Cosine, Schedule, Settings, Steps, pick_device
 from ..training.checkpoints import describe
 from ..training.loop import generators_given_back
 from ..transforms import FAMILIES
+from ..transforms.sampling import centres
 from .known import bent, coloured_digits, in_depth, measure_boards, measure_cards, measure_colours
 from .ridges import Beside, OnRidge, measure_ridge, ridge_data
 
@@ -658,6 +659,28 @@ def _cifar10(profile: str) -> Dataset:
     return data.joined().first(10000, 5000) if profile == "part" else data
 
 
+def _cifar10_in_a_disc(profile: str) -> Dataset:
+    """Black outside the circle that touches the edges.
+
+    A square that is turned has black corners. They tell a q the angle, and a classifier that has
+    seen none does not know them.
+    """
+    data = _cifar10(profile)
+    x = centres(32, 32, like=data.test.images)
+    inside = torch.hypot(x, x[:, None]) <= 1
+
+    def cut(split: Split) -> Split:
+        return Split(split.images * inside, split.labels)
+
+    return replace(
+        data,
+        title=f"{data.title}, in a disc",
+        train=cut(data.train),
+        validation=cut(data.validation),
+        test=cut(data.test),
+    )
+
+
 def _cifar10_at_64(profile: str) -> Dataset:
     data = _cifar10(profile)
     data = data.first(5000, 1000) if profile == "reduced" else data
@@ -1148,8 +1171,8 @@ EXPERIMENTS = Registry(
             )
         },
         "cifar10-poses": _poses_never_seen(
-            "Upright CIFAR-10 turned by any angle in the test, ResNet-8-16",
-            _cifar10,
+            "Upright CIFAR-10, in a disc, turned by any angle in the test, ResNet-8-16",
+            _cifar10_in_a_disc,
             _resnet,
             partial(FixupResNet, depth=8, planes=16),
             reduced=replace(RESNET_REDUCED, epochs=8, burn_in=4, alpha=0.1),
