@@ -11,21 +11,14 @@ from functools import partial
 import torch
 from harness import arguments, compare, gradients, peak_mebibytes, store
 
-from flowinv.distributions import box_flow, coupling_flow, mixture_flow, spline_flow
 from flowinv.guides import GUIDES
-from flowinv.lab.experiments import DIMENSIONS, SHAPES
+from flowinv.lab.experiments import DIMENSIONS, RIDGES, SHAPES
 from flowinv.model import InvariantClassifier
 from flowinv.networks import FixupResNet
 from flowinv.training import Settings, step
 from flowinv.transforms import FAMILIES, Elastic
 
 FIRST = 6  # the D that others are held against
-ALONE = {
-    "box_flow": box_flow,
-    "gaussian": partial(mixture_flow, components=1),
-    "coupling_flow": coupling_flow,
-    "flow": spline_flow,
-}
 
 
 def shape_step(flow: torch.nn.Module, context: torch.Tensor) -> None:
@@ -56,7 +49,8 @@ def main() -> None:
     torch.manual_seed(0)
     context = torch.randn(512, 32, device=args.device, requires_grad=True)
     for shape, (guide, options, _) in SHAPES.items():
-        flows = {D: ALONE[guide](D, 32, **options).to(args.device) for D in DIMENSIONS}
+        guides = {D: GUIDES[guide](RIDGES[f"D = {D}"], 1, **options) for D in DIMENSIONS}
+        flows = {D: of.flow.to(args.device) for D, of in guides.items()}
         measure("q alone", shape, {D: partial(shape_step, q, context) for D, q in flows.items()})
 
     families = {FAMILIES[name].dim: FAMILIES[name] for name in ("translation", "similarity")}

@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from .checks import check_count, check_images, told
 from .distributions import draw, wrap
@@ -395,10 +396,11 @@ def confidence(logits: Tensor) -> Tensor:
 Score = Callable[[Tensor], Tensor]  # of logits (…, classes), the higher the better
 
 
-def nearness(logits: Tensor, labels: Tensor) -> Score:
-    """A score: how near to those of training images, −min_C of the Mahalanobis distance squared.
+def mahalanobis(logits: Tensor, labels: Tensor) -> Score:
+    """A score: how near logits are to those of training images.
 
-    Each class has its mean, and all have one covariance. Source: Lee et al. 2018.
+    It is max_C log N(z; μ_C, Σ), with a mean for each class and one covariance: up to a constant
+    −½ of the Mahalanobis distance squared to the nearest class. Source: Lee et al. 2018.
 
     Args:
         logits: (B, classes), of training images: the features by which images are compared.
@@ -409,7 +411,7 @@ def nearness(logits: Tensor, labels: Tensor) -> Score:
 
     Example:
         >>> seen = torch.eye(3).repeat(4, 1) + 0.1 * torch.randn(12, 3)
-        >>> near = nearness(seen, torch.arange(12) % 3)
+        >>> near = mahalanobis(seen, torch.arange(12) % 3)
         >>> near(torch.eye(3)).min() > near(torch.full((3,), 1 / 3))
         tensor(True)
     """
@@ -423,11 +425,10 @@ def nearness(logits: Tensor, labels: Tensor) -> Score:
     around = z - belongs @ means
     covariance = around.T @ around / len(z)
     ridge = 1e-6 * covariance.diagonal().mean() + 1e-12  # no spread at all must not mean no metric
-    precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=z.dtype))
+    of_class = MultivariateNormal(means, covariance + ridge * torch.eye(len(covariance)))
 
     def score(logits: Tensor) -> Tensor:
-        away = logits[..., None, :] - means.to(logits)
-        return -(away @ precision.to(logits) * away).sum(-1).amin(-1)
+        return of_class.log_prob(logits[..., None, :].cpu().double()).amax(-1).to(logits)
 
     return score
 
@@ -480,7 +481,7 @@ def canonical(
         model: its classifier judges.
         images: (B, C, H, W).
         found: their poses, as ``poses`` gives them.
-        score: of logits, ``energy``, ``confidence`` or what ``nearness`` makes.
+        score: of logits, ``energy``, ``confidence`` or what ``mahalanobis`` makes.
         gate: an image stays as it is, bit for bit, unless the score is better than its own by more
             than this; below 0, it moves unless its own is better by more than that. None: it always
             moves.

@@ -14,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .alignment import mean
 from .checks import check_count, check_images, check_labels, check_some, told
 from .data.reading import Images
 from .distributions import wrap
@@ -182,9 +183,8 @@ def circular_distance(degrees: Tensor) -> Tensor:
         >>> circular_distance(torch.tensor([350.0, 0.0, 370.0])).round()
         tensor([10.,  0., 10.])
     """
-    radians = degrees.deg2rad()
-    middle = torch.atan2(radians.sin().mean(), radians.cos().mean())
-    return (180 * wrap((radians - middle) / math.pi)).abs()
+    T = degrees / 180
+    return (180 * wrap(T - mean(T.flatten()[:, None], (True,)))).abs()
 
 
 def rotation_error(matrices: Tensor) -> Tensor:

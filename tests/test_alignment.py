@@ -10,10 +10,10 @@ from flowinv.alignment import (
     confidence,
     energy,
     logits_of,
+    mahalanobis,
     mean,
     mean_shift,
     modes,
-    nearness,
     poses,
     prototypes,
 )
@@ -504,29 +504,31 @@ def test_scores_are_what_their_names_say():
     assert torch.allclose(confidence(logits + 2), confidence(logits), atol=1e-5)
 
 
-def test_nearness_is_the_log_density_of_the_nearest_class_and_knows_no_units():
-    """Up to a constant, for Gaussians; features in other units, or mixed, change nothing."""
+def test_mahalanobis_is_the_distance_to_the_nearest_class_and_knows_no_units():
+    """Up to a constant, which features in other units, or mixed, may change."""
     labels = torch.arange(60) % 3
     features = torch.randn(60, 3) + 4 * torch.eye(3)[labels]
     means = torch.stack([features[labels == c].mean(0) for c in range(3)])
     around = features - means[labels]
-    gaussian = torch.distributions.MultivariateNormal(means, around.T @ around / 60)
+    precision = (around.T @ around / 60).inverse()
     new = 5 * torch.randn(7, 2, 3)
-    near = nearness(features, labels)(new)
-    log_p = gaussian.log_prob(new[..., None, :]).amax(-1)
-    assert torch.allclose(near, 2 * (log_p - gaussian.log_prob(means)[0]), atol=1e-3)
+    away = new[..., None, :] - means
+    square = (away @ precision * away).sum(-1).amin(-1)
+    of_a_mean = mahalanobis(features, labels)(means[0])
+    near = mahalanobis(features, labels)(new)
+    assert torch.allclose(near - of_a_mean, -square / 2, rtol=1e-3, atol=1e-3)
     mix = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [0.0, 0.0, 0.1]])
-    assert torch.allclose(nearness(features @ mix, labels)(new @ mix), near, rtol=1e-3)
-    assert nearness(features, labels)(means).abs().max() < 1e-3
+    mixed = mahalanobis(features @ mix, labels)(new @ mix)
+    assert torch.allclose(mixed - mixed[0, 0], near - near[0, 0], rtol=1e-3, atol=1e-3)
     seen = features.requires_grad_()
-    assert not nearness(seen, labels)(new).requires_grad
+    assert not mahalanobis(seen, labels)(new).requires_grad
     with pytest.raises(ValueError, match="got none of class 1"):
-        nearness(features, labels.where(labels != 1, 2))
+        mahalanobis(features, labels.where(labels != 1, 2))
 
 
-def test_nearness_does_not_overlook_a_direction_in_which_training_images_are_alike():
-    near = nearness(torch.eye(3).repeat(4, 1), torch.arange(12) % 3)
-    assert near(torch.tensor([50.0, -9.0, 3.0])) < -1 < near(torch.eye(3)).min()
+def test_mahalanobis_does_not_overlook_a_direction_in_which_training_images_are_alike():
+    near = mahalanobis(torch.eye(3).repeat(4, 1), torch.arange(12) % 3)
+    assert near(torch.tensor([50.0, -9.0, 3.0])) < near(torch.eye(3)).min() - 1
 
 
 @pytest.mark.parametrize("points", [90, 180, 360])

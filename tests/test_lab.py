@@ -854,12 +854,24 @@ def test_a_goal_is_met_by_a_mean_over_all_seeds(tmp_path, fmnist):
     assert goal_lines(tmp_path)[0] == ("91.7 ± 1.4", "**missed**")
 
 
+@pytest.mark.parametrize(("gain", "said"), [(0.5, "met"), (0.3, "**missed**")])
+def test_a_gain_may_be_asked_for_beyond_its_standard_error(tmp_path, gain, said):
+    """Of three differences g − 0.3, g, g + 0.3 two standard errors are 0.35."""
+    path = tmp_path / "cifar10-families" / "reduced.json"
+    for seed, difference in enumerate((gain - 0.3, gain, gain + 0.3)):
+        for row, value in {"affine": 80.0, "affine × colour": 80.0 + difference}.items():
+            entry = {"row": row, "seed": seed, "metrics": {"accuracy_averaged": value}}
+            store(entry, path, ["affine"])
+    expected = ("≥ 0.0 + 2 errors", f"{gain} ± 0.3", said)
+    assert goal_table(tmp_path)["cifar10-families"] == [expected]
+
+
 def test_differences_are_of_the_same_seed(tmp_path, fmnist):
     fmnist([92.0, 96.0, 94.0], [91.0])
     assert goal_lines(tmp_path)[1] == ("1.0", "1 of 3 seeds")
 
 
-def test_a_goal_from_above_is_met_below_it_and_ratios_are_seed_by_seed(monkeypatch, tmp_path):
+def test_a_goal_from_above_is_met_below_it_and_ratios_are_seed_by_seed(tmp_path):
     metrics = {"flow": [0.06, 0.09, 0.12], "instaaug": [0.12, 0.36, 0.48]}
     path = tmp_path / "rotation-discovery" / "reduced.json"
     for row, values in metrics.items():

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import metrics
-from ..alignment import Score, canonical, confidence, energy, logits_of, mean_shift, nearness, poses
+from ..alignment import (
+    Score,
+    canonical,
+    confidence,
+    energy,
+    logits_of,
+    mahalanobis,
+    mean_shift,
+    poses,
+)
 from ..checks import Registry
 from ..data import Dataset, Split, cache_file, load, load_folder, mario_iggy, mario_poses
 from ..distributions import MixtureBase, UniformBase, wrap
@@ -283,7 +292,7 @@ def _all_poses(model: InvariantClassifier, images: Tensor, to_poses: Tensor) -> 
     how far the weight at a true pose is from 1 / n at most, in 98% of the images.
     """
     found = poses(model, images, looks=3)
-    turn = torch.atan2(found.matrices[..., 1, 0], found.matrices[..., 0, 0]).rad2deg().cpu()
+    turn = _turned_by(found.matrices)
     near = 180 * wrap((turn[..., None] - to_poses) / 180).abs() < 5  # (K, B, n)
     weights = found.weights.cpu()
     of_each = (weights[..., None] * near).sum(0)
@@ -355,7 +364,6 @@ def _long_tail(degrees: float, box: Numbers, model: InvariantClassifier, data: D
 
 
 POSES = range(0, 181, 30)  # degrees by which all test images are turned
-SCORES = {"energy": energy, "confidence": confidence}
 GATES = (0.0, -1.0, -2.0, -5.0, -10.0)  # in nats of energy
 
 
@@ -371,7 +379,8 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
     images, labels = data.test[:1000]
     known, of_known = data.train[:5000]
     logits = torch.cat([model.classify(part.to(model.device)) for part in known.split(500)])
-    scores = SCORES | {"distance": nearness(logits, of_known)}
+    near = mahalanobis(logits, of_known)
+    scores = {"energy": energy, "confidence": confidence, "distance": near}
     gate = _best_gate(model, *data.validation[:500])
     found: dict[str, Any] = {"gate": gate}
     total: dict[str, dict[str, float]] = {}
@@ -380,8 +389,7 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
         turned = _all_turned(images, degrees)
         ways, to_poses = _ways(model, turned, scores, gate)
         for way, M in to_poses.items():
-            turn = torch.atan2(M[:, 1, 0], M[:, 0, 0]).rad2deg().cpu()
-            ends.setdefault(way, []).append(degrees + turn)
+            ends.setdefault(way, []).append(degrees + _turned_by(M))
         for way, (log_p, seen) in ways.items():
             right = metrics.quality(log_p, labels)["accuracy"]
             found.setdefault(f"accuracy_{way}_by_angle", {})[str(degrees)] = right
@@ -402,6 +410,11 @@ def _poses(model: InvariantClassifier, data: Dataset) -> dict:
     return found
 
 
+def _turned_by(matrices: Tensor) -> Tensor:
+    """The angles of rotations (…, 2, 3), in degrees: (…), on the CPU."""
+    return torch.atan2(matrices[..., 1, 0], matrices[..., 0, 0]).rad2deg().cpu()
+
+
 def _all_turned(images: Tensor, degrees: float) -> Tensor:
     T = wrap(images.new_full((len(images), 1), degrees / 180))
     return FAMILIES["rotation"].warp(images, T)
@@ -419,7 +432,6 @@ def _best_gate(model: InvariantClassifier, images: Tensor, labels: Tensor) -> fl
     return max(right, key=lambda gate: right[gate])
 
 
-@torch.no_grad()
 def _ways(
     model: InvariantClassifier, images: Tensor, scores: dict[str, Score], gate: float
 ) -> tuple[dict[str, tuple[Tensor, dict[str, int]]], dict[str, Tensor]]:
@@ -669,33 +681,28 @@ def _cifar10_in_a_disc(profile: str) -> Dataset:
     data = _cifar10(profile)
     x = centres(32, 32, like=data.test.images)
     inside = torch.hypot(x, x[:, None]) <= 1
-
-    def cut(split: Split) -> Split:
-        return Split(split.images * inside, split.labels)
-
-    return replace(
-        data,
-        title=f"{data.title}, in a disc",
-        train=cut(data.train),
-        validation=cut(data.validation),
-        test=cut(data.test),
-    )
+    return _each(data, "in a disc", lambda images: images * inside)
 
 
 def _cifar10_at_64(profile: str) -> Dataset:
     data = _cifar10(profile)
     data = data.first(5000, 1000) if profile == "reduced" else data
+    larger = partial(F.interpolate, size=64, mode="bilinear", antialias=True)
+    return _each(data, "enlarged to 64×64", larger)
 
-    def larger(split: Split) -> Split:
-        images = F.interpolate(split.images, size=64, mode="bilinear", antialias=True)
-        return Split(images, split.labels)
+
+def _each(data: Dataset, words: str, change: Callable[[Tensor], Tensor]) -> Dataset:
+    """The data, of which every image is changed; its title says how."""
+
+    def changed(split: Split) -> Split:
+        return Split(change(split.images), split.labels)
 
     return replace(
         data,
-        title=f"{data.title}, enlarged to 64×64",
-        train=larger(data.train),
-        validation=larger(data.validation),
-        test=larger(data.test),
+        title=f"{data.title}, {words}",
+        train=changed(data.train),
+        validation=changed(data.validation),
+        test=changed(data.test),
     )
 
 

@@ -26,9 +26,6 @@ SHOWN_ROWS = {
     "instaaug_crops": "full circle or preset crops",
 }
 
-GOALS_SAID = """What was asked before the runs were made, and what came. A mean over three seeds
-counts, and what is missed stays here; the last column leads to what was tried."""
-
 # What stands between these in a page is computed; the words around it are written by hand.
 START = "<!-- From here to the next mark: made by python -m flowinv report -->"
 END = "<!-- Made until here -->"
@@ -66,7 +63,7 @@ def scoreboard(folder: Path) -> str:
     A cell is a mean ± standard deviation over n seeds. What was run at ``ci`` is not shown. Where
     a profile has measured it, a second table says where a gain comes from.
     """
-    parts = ["## Goals", GOALS_SAID, goals(folder)]
+    parts = [goals(folder)]
     for name, experiment in EXPERIMENTS.items():
         found = _shown(name, folder)
         if not found:
